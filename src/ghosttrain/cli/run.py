@@ -1,0 +1,255 @@
+"""`ghosttrain run`: the show on a terminal, a log elsewhere, one run after the other.
+
+Only cheap modules are imported at the top: the first line is written before NumPy is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+
+from ghosttrain.cli.common import (
+    LARGEST_SEED,
+    add_spec_arguments,
+    count,
+    duration,
+    iso,
+    request_from_args,
+    settle,
+    speed,
+    stamp,
+    version,
+)
+from ghosttrain.cli.main import Interrupted, complain
+from ghosttrain.core.errors import WorldError
+from ghosttrain.views.show.terminal import Terminal, write_all
+
+TYPE_CHECKING = False  # typing itself costs 4 ms
+if TYPE_CHECKING:
+    import argparse
+    from contextlib import AbstractContextManager
+    from types import FrameType
+
+    from ghosttrain.core.run import Run
+    from ghosttrain.playback import Player
+    from ghosttrain.views.show.log_sink import LogSink
+    from ghosttrain.views.show.show import Show
+
+FORMATS = ("classic", "jsonl")
+# Between two frames the process may have been stopped, or the machine asleep: but in real time
+# the show then goes on from where it was.
+LONGEST_GAP_S = 2.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `run`."""
+    add_spec_arguments(parser)
+    group = parser.add_argument_group("how to show it")
+    group.add_argument(
+        "--speed",
+        metavar="auto|N|real|max",
+        type=speed,
+        help="run seconds per wall second; real is 1, max as fast as possible; the default,"
+        " auto, shows about 16 steps a second and hurries through the rest",
+    )
+    group.add_argument(
+        "--runs",
+        metavar="N",
+        type=count,
+        help="end after so many runs (default: no end on a terminal or with --exit-after, else 1)",
+    )
+    group.add_argument(
+        "--exit-after", metavar="TIME", type=duration, help="end after a time, as in 2h10min"
+    )
+    group.add_argument(
+        "--instant-lines", metavar="N", type=count, help="show the first N lines at once"
+    )
+    group.add_argument("--keep-awake", action="store_true", help="keep this machine from sleeping")
+    group.add_argument(
+        "--format", choices=FORMATS, default="classic", help="of the output (default: classic)"
+    )
+    group.add_argument(
+        "--log-interval",
+        metavar="N",
+        type=count,
+        default=10,
+        help="steps between two detailed lines (default: 10)",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Show or log runs until told to end."""
+    until_wall_s = time.monotonic() + args.exit_after if args.exit_after else float("inf")
+    terminal = Terminal.of(1)
+    awake = keeping_awake() if args.keep_awake else None
+    settle(args, watched=terminal.is_tty and args.format == "classic")
+    if args.format == "classic":
+        write_all(terminal.fd, terminal.encode(first_line(args, color=terminal.color) + "\n"))
+    stage = Stage(args, terminal, until_wall_s)
+    try:
+        if awake is None:
+            stage.play_all()
+        else:
+            with awake:
+                stage.play_all()
+    except Interrupted as interrupted:
+        with suppress(BrokenPipeError, WorldError):  # the terminal itself may be gone
+            stage.leave()
+        complain(stage.last_words())
+        interrupted.told = True
+        raise
+    finally:
+        stage.leave()
+    return 0
+
+
+def first_line(args: argparse.Namespace, *, color: bool) -> str:
+    """The line that begins a run, before anything of it is known but its seed and date."""
+    level = "\x1b[32mINFO\x1b[0m" if color else "INFO"
+    date = f"\x1b[2m[{stamp(args.start)}]\x1b[0m" if color else f"[{stamp(args.start)}]"
+    return f"{date} {level}    {title(args)}"
+
+
+def title(args: argparse.Namespace) -> str:
+    """What the first line says."""
+    return f"ghosttrain {version()} · seed {args.seed}"
+
+
+class Stage:
+    """Where runs are played, one after the other, and what is said when they end."""
+
+    def __init__(self, args: argparse.Namespace, terminal: Terminal, until_wall_s: float) -> None:
+        self._args = args
+        self._terminal = terminal
+        self._until_wall_s = until_wall_s
+        self._sink: Show | LogSink | None = None
+        self._player: Player | None = None
+
+    def play_all(self) -> None:
+        """Play run after run: each has the next seed and begins when the last one ended."""
+        args = self._args
+        endless = self._terminal.is_tty or args.exit_after
+        runs = args.runs or (sys.maxsize if endless else 1)
+        for number in range(runs):
+            run = self._next_run()
+            sink = self._sink_for(run, is_first=number == 0)
+            if not self._play(run, sink, instant_lines=0 if number else args.instant_lines or 0):
+                return
+            args.seed = (args.seed + 1) % (LARGEST_SEED + 1)
+            args.start += -int(-run.end_s // 1)
+
+    def leave(self) -> None:
+        """Give the terminal back. Idempotent."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.close()
+
+    def last_words(self) -> str:
+        """What ran, and how to have it again."""
+        return f"Interrupted{self._where()}. Again: {again(self._args)}"
+
+    def _where(self) -> str:
+        if self._player is None:
+            return ""
+        spec = self._player.run.spec
+        gpus = f"{spec.cluster.gpus:,} × {spec.gpu.name}"
+        date = stamp(spec.start_unix_s + self._player.position_s)
+        return f" at {date}: {spec.model.name} on {gpus}"
+
+    def _next_run(self) -> Run:
+        from ghosttrain.core.run import simulate
+        from ghosttrain.inputs.request import resolve
+
+        spec = resolve(request_from_args(self._args), self._args.seed)
+        return simulate(spec, self._args.seed)
+
+    def _sink_for(self, run: Run, *, is_first: bool) -> Show | LogSink:
+        args = self._args
+        if args.format == "classic" and self._terminal.is_tty:
+            return self._show(is_first=is_first)
+        from ghosttrain.views.show.log_sink import LogSink
+
+        if not isinstance(self._sink, LogSink):
+            self._sink = LogSink(self._terminal.fd, log_interval=args.log_interval)
+        if args.format == "jsonl":
+            from ghosttrain.exporters.jsonl import JsonlWriter
+
+            self._sink.render = JsonlWriter().accept
+        return self._sink
+
+    def _show(self, *, is_first: bool) -> Show:
+        from ghosttrain.views.show.show import Show
+
+        if not isinstance(self._sink, Show):
+            from ghosttrain.views.show.screen import Screen
+
+            self._sink = Show(Screen(self._terminal), log_interval=self._args.log_interval)
+            stop_in_order(self._sink)
+        self._sink.begin(title(self._args), self._args.start, is_written=is_first)
+        return self._sink
+
+    def _play(self, run: Run, sink: Show | LogSink, *, instant_lines: int) -> bool:
+        from ghosttrain.playback import Player, play
+
+        self._player = player = Player(run, speed="auto")
+        while sink.lines < instant_lines and not player.finished:
+            # At this speed a line takes about 1/16 s: no more than what is missing.
+            missing = instant_lines - sink.lines
+            for event in player.advance(missing / 50, sample_every=self._args.log_interval):
+                sink.accept(event)
+        player.speed = self._args.speed or "auto"
+        return play(
+            player,
+            sink,
+            until_wall_s=self._until_wall_s,
+            longest_gap_s=float("inf") if player.speed == 1.0 else LONGEST_GAP_S,
+        )
+
+
+def stop_in_order(show: Show) -> None:
+    """On Ctrl-Z, have the show give the terminal back before the process stops."""
+    import signal
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        show.asked_to_stop = True
+
+    if hasattr(signal, "SIGTSTP"):
+        signal.signal(signal.SIGTSTP, ask)
+
+
+def again(args: argparse.Namespace) -> str:
+    """The command that shows the present run again."""
+    import shlex
+
+    words: list[str] = []
+    skip = False
+    for word in args.words:
+        name, has_value, _ = word.partition("=")
+        if skip or name in ("--seed", "--start"):
+            skip = not skip and not has_value
+            continue
+        words.append(word)
+    words += ["--seed", str(args.seed), "--start", iso(args.start)]
+    return shlex.join(["ghosttrain", "run", *words])
+
+
+def keeping_awake() -> AbstractContextManager[object]:
+    """A context in which the machine does not sleep; that it cannot is a warning.
+
+    Raises:
+        RequestError: If wakepy is not installed.
+    """
+    from ghosttrain.core.errors import RequestError
+
+    try:
+        from wakepy import keep
+    except ImportError:
+        raise RequestError(
+            "--keep-awake needs the package wakepy: pip install 'ghosttrain[awake]'"
+        ) from None
+
+    def warn(_result: object) -> None:
+        complain("ghosttrain: warning: this machine cannot be kept awake")
+
+    return keep.presenting(on_fail=warn)

@@ -1,0 +1,325 @@
+"""Dense values per GPU: utilisation, temperature, memory, power.
+
+Shapes: K = samples, G = GPUs of the run. A sample inside a training span belongs to the step
+in progress (at a step's end, to that step), so that `fleet(at)` and the samples taken at steps
+are the same numbers. Each GPU has traits drawn once for its place in the cluster; all share
+the motion of the step; slow drift and white noise are its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ghosttrain.core.events import FleetSamples, Phase
+from ghosttrain.core.laws.memory import CONTEXT_GIB
+from ghosttrain.core.laws.pace import WARM_INLET, PaceClock
+from ghosttrain.core.laws.thermal import (
+    MEMORY_OF_HEAT_S,
+    busy_share,
+    heat_level,
+    training_power_w,
+)
+from ghosttrain.core.plan import Plan
+from ghosttrain.core.rng import Stream, normal_table
+from ghosttrain.core.timeline import Span, Timeline
+from ghosttrain.core.units import DAY_S
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+# Power between loaded idle (0) and training (1) while in a phase; GPU_UTIL there; whether the
+# processes hold their memory. A hung collective spins: full utilisation, a third of the power.
+_PHASES: dict[Phase, tuple[float, float, float]] = {
+    Phase.WEIGHTS: (0.04, 3.0, 0.0),
+    Phase.TOKENIZER: (0.0, 0.0, 0.3),
+    Phase.DATASET: (0.0, 0.0, 0.3),
+    Phase.NCCL: (0.02, 2.0, 0.3),
+    Phase.GPUS: (0.0, 0.0, 0.3),
+    Phase.ALL_REDUCE_TEST: (0.25, 96.0, 0.35),
+    Phase.TRAINING: (1.0, 100.0, 1.0),
+    Phase.VALIDATION: (0.78, 96.0, 1.0),
+    Phase.CHECKPOINT: (0.06, 4.0, 1.0),
+    Phase.HANG: (0.18, 100.0, 1.0),
+    Phase.DOWN: (-1.0, 0.0, -1.0),
+    Phase.EXPORT: (0.03, 2.0, 1.0),
+    Phase.DONE: (0.0, 0.0, 1.0),
+}
+DRIFT_STEPS = 64  # executed steps between knots of a GPU's slow drift
+_WARMTH_S = 300.0  # a warm inlet lasts this long to either side of its peak
+_CHUNK_BYTES = 1 << 18  # of one metric: four of them stay in a core's L2 cache
+_TRAIT_FIELDS = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Traits:
+    """What makes each GPU itself, shape (G,), float32."""
+
+    dynamic_w: F32  # power over loaded idle while training
+    ohm_c_per_w: F32
+    inlet_c: F32  # inlet and pre-heated air, without the cluster's common part
+    memory_gib: F32
+    util_pct: F32
+
+
+class FleetSource:
+    """Computes samples of the GPUs of one run."""
+
+    def __init__(self, plan: Plan, timeline: Timeline, seed: int, pace: PaceClock) -> None:
+        self.plan, self.timeline, self.pace = plan, timeline, pace
+        spec = plan.spec
+        self.gpus = spec.cluster.gpus
+        self._per_node = min(spec.cluster.gpus_per_node, self.gpus)
+        self._noise = Stream(seed, "fleet.noise")
+        self._idle_noise = Stream(seed, "fleet.noise.idle")
+        self._drift = Stream(seed, "fleet.drift")
+        self._traits = Stream(seed, "fleet.traits")
+        self._nodes = Stream(seed, "fleet.nodes")
+        self._words = -(-self.gpus // 4) * 4  # words of noise per sample, a whole counter
+        self.training_w = training_power_w(spec.gpu, plan.step_time)
+        self._busy_pct = 100 * busy_share(plan.step_time)
+        self._warmth_steps = max(1, round(_WARMTH_S / plan.step_time.total_s))
+        self.traits = lru_cache(maxsize=2)(self._draw_traits)
+        self._knot = lru_cache(maxsize=4)(self._draw_knot)
+
+    def during_steps(self, span: Span, numbers: I64, end_s: F64, factors: F64) -> FleetSamples:
+        """Samples at the ends of steps of a training span.
+
+        Args:
+            span: The span.
+            numbers: Positions of the steps in it, ascending from 0, shape (K,).
+            end_s: Their ends, shape (K,).
+            factors: Their pace factors times the span's, shape (K,).
+        """
+        ordinals = span.ordinal + numbers
+        samples = self._empty(span.step + numbers + 1, end_s)
+        heat = self._heat(end_s)
+        common = self._common_inlet(end_s)
+        # A longer step is longer by waiting: the work in it is the same.
+        pace = (0.3 + 0.7 / factors).astype(np.float32)
+        warmth = self._warmth(ordinals)
+        rows = max(1, _CHUNK_BYTES // (4 * self.gpus))
+        start = 0
+        while start < len(ordinals):
+            knot = int(ordinals[start]) // DRIFT_STEPS
+            stop = int(np.searchsorted(ordinals, (knot + 1) * DRIFT_STEPS, "left"))
+            stop = min(stop, start + rows)
+            part = slice(start, stop)
+            self._fill(samples, part, ordinals, span, heat, common, pace, warmth)
+            start = stop
+        return samples
+
+    def outside_steps(self, span: Span, time_s: float) -> FleetSamples:
+        """One sample at a moment of a span that is no training span."""
+        at = np.array([time_s])
+        samples = self._empty(np.array([span.step]), at)
+        level, util, held = _PHASES[span.phase]
+        gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
+        z = normal_table().take(self._idle_noise.lanes(int(time_s) * self._words, self._words))
+        base = gpu.loaded_idle_w if level >= 0 else gpu.idle_w
+        samples.power_w[0] = base + max(level, 0.0) * traits.dynamic_w + 1.5 * z[: self.gpus, 0]
+        np.maximum(samples.power_w, 0.8 * gpu.idle_w, out=samples.power_w)
+        samples.util_pct[0] = np.clip(util + (1.5 * z[: self.gpus, 1] if 0 < util < 100 else 0), 0, 100)
+        self._memory(samples.memory_gib[0], traits, held)
+        heat = float(self._heat(at)[0])
+        inlet = float(self._common_inlet(at)[0])
+        warm = gpu.loaded_idle_w + heat * traits.dynamic_w
+        samples.temp_c[0] = inlet + traits.inlet_c + traits.ohm_c_per_w * warm
+        samples.temp_c[0] += 0.3 * z[: self.gpus, 2]
+        return self._without_lost(samples, span)
+
+    def inlet_c(self, node: int, time_s: float, ordinal: int, attempt: int) -> tuple[float, float]:
+        """Inlet temperature of a node and what it would be without a warm spell."""
+        first = node * self._per_node
+        usual = float(self._common_inlet(np.array([time_s]))[0] + self.traits(attempt).inlet_c[first])
+        event = self._warmth(np.array([ordinal]))
+        extra = event[0, node] if event is not None else 0.0
+        return usual + float(extra), usual
+
+    def mean_power_w(self, span: Span) -> float:
+        """Mean power of a GPU over a span."""
+        gpu = self.plan.spec.gpu
+        level = _PHASES[span.phase][0]
+        if level < 0:
+            return gpu.idle_w
+        return gpu.loaded_idle_w + level * (self.training_w - gpu.loaded_idle_w)
+
+    def _empty(self, step: I64, time_s: F64) -> FleetSamples:
+        shape = len(step), self.gpus
+        return FleetSamples(step, time_s, *(np.empty(shape, np.float32) for _ in range(4)))
+
+    def _fill(
+        self,
+        samples: FleetSamples,
+        part: slice,
+        ordinals: I64,
+        span: Span,
+        heat: F64,
+        common: F64,
+        pace: F32,
+        warmth: F32 | None,
+    ) -> None:
+        """Values of the samples of `part`, which lie between two knots of the drift."""
+        gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
+        z = self._white(ordinals[part])
+        power, temp = samples.power_w[part], samples.temp_c[part]
+        knot, inside = np.divmod(ordinals[part], DRIFT_STEPS)
+        angle = (inside * (0.5 * np.pi / DRIFT_STEPS)).astype(np.float32)[:, None]
+        before, after = self._knot(int(knot[0])), self._knot(int(knot[0]) + 1)
+        mean = before * np.cos(angle)
+        mean += after * np.sin(angle)
+        mean += np.float32(1)
+        mean *= traits.dynamic_w
+        np.multiply(mean, (traits.ohm_c_per_w), out=temp)
+        temp *= heat[part, None].astype(np.float32)
+        temp += traits.inlet_c + np.float32(gpu.loaded_idle_w) * traits.ohm_c_per_w
+        temp += common[part, None].astype(np.float32)
+        z[:, 2] *= np.float32(0.35)
+        temp += z[:, 2]
+        mean *= pace[part, None]
+        np.multiply(z[:, 0], np.float32(0.018 * gpu.tdp_w), out=power)
+        power += mean
+        power += np.float32(gpu.loaded_idle_w)
+        np.minimum(power, np.float32(1.03 * gpu.tdp_w), out=power)
+        np.multiply(z[:, 1], np.float32(0.8), out=samples.util_pct[part])
+        samples.util_pct[part] += traits.util_pct
+        np.clip(samples.util_pct[part], 0, 100, out=samples.util_pct[part])
+        if warmth is not None:
+            nodes = np.repeat(warmth[part], self._per_node, axis=1)
+            temp += nodes[:, : self.gpus]
+        self._training_memory(samples.memory_gib[part], ordinals[part], span, traits)
+
+    def _white(self, ordinals: I64) -> F32:
+        """White noise of each sample, shape (K, 4, G): a fixed run of words per executed step."""
+        words, count = self._words, len(ordinals)
+        if count > 1 and int(ordinals[-1]) - int(ordinals[0]) == count - 1:
+            bits = self._noise.words(int(ordinals[0]) * words, count * words)
+        else:
+            bits = np.concatenate([self._noise.words(e * words, words) for e in ordinals.tolist()])
+        lanes = bits.astype("<u8", copy=False).view(np.uint16)
+        z = normal_table().take(lanes, mode="clip").reshape(count, 4, words)
+        return z[:, :, : self.gpus]
+
+    def _draw_knot(self, knot: int) -> F32:
+        """Slow drift of every GPU's power at a knot, shape (G,)."""
+        lanes = self._drift.lanes(knot * self._words, self._words)
+        drift = normal_table().take(lanes[: self.gpus, 0], mode="clip")
+        return np.asarray(drift * np.float32(0.008), dtype=np.float32)
+
+    def _draw_traits(self, attempt: int) -> Traits:
+        """Traits of the GPUs that run in `attempt`; a spare node brings its own."""
+        spec, gpus, per_node = self.plan.spec, self.gpus, self._per_node
+        physical = physical_nodes(self.timeline, spec.cluster.nodes, attempt)
+        most = int(physical.max()) + 1
+        z_node = self._nodes.normal(0, 4 * most).reshape(most, 4)[physical]
+        z_gpu = self._traits.normal(0, _TRAIT_FIELDS * per_node * most)
+        z = z_gpu.reshape(most, per_node, _TRAIT_FIELDS)[physical].reshape(-1, _TRAIT_FIELDS)[:gpus]
+        local = np.arange(gpus) % per_node
+        # Half of the chassis breathes air the other half has warmed.
+        preheat = np.where(local >= per_node / 2, 5.0, 0.0) + 0.5 * (local % max(1, per_node // 2))
+        if per_node < 4:
+            preheat = np.zeros(gpus)
+        load = (self.training_w - spec.gpu.loaded_idle_w) / max(1.0, spec.gpu.tdp_w)
+        inlet = preheat * load + np.repeat(z_node[:, 0], per_node)[:gpus]
+        aged = np.where(z[:, 1] > 2.05, 1.10, 1.0)  # 2 % have tired thermal paste
+        memory = np.array([stage.used_gib for stage in self.plan.stage_memory])
+        ranks_per_stage = max(1, gpus // len(memory))
+        stage = np.minimum(np.arange(gpus) // ranks_per_stage, len(memory) - 1)
+        dynamic = (self.training_w - spec.gpu.loaded_idle_w) * (1 + 0.02 * z[:, 0])
+        usable = spec.gpu.memory_gib - 0.3
+        return Traits(
+            dynamic_w=dynamic.astype(np.float32),
+            ohm_c_per_w=(
+                spec.gpu.thermal_resistance_c_per_w * aged * (1 + 0.03 * np.clip(z[:, 1], -3, 3))
+            ).astype(np.float32),
+            inlet_c=inlet.astype(np.float32),
+            memory_gib=np.minimum(memory[stage] + 0.08 * np.abs(z[:, 2]), usable).astype(np.float32),
+            util_pct=np.minimum(self._busy_pct - 0.4 + 0.3 * z[:, 3], 99.8).astype(np.float32),
+        )
+
+    def _memory(self, out: F32, traits: Traits, held: float) -> None:
+        """Memory of all GPUs in a phase: the share `held` of the plateau, -1 for no process."""
+        if held < 0:
+            out[:] = 0.0
+            return
+        np.multiply(traits.memory_gib - np.float32(CONTEXT_GIB), np.float32(held), out=out)
+        out += np.float32(CONTEXT_GIB)
+
+    def _training_memory(self, out: F32, ordinals: I64, span: Span, traits: Traits) -> None:
+        """Memory while training: flat, once the first two steps of a launch are done."""
+        out[:] = traits.memory_gib
+        if span.factor > 1.0:  # a launch's first steps
+            out[ordinals < self._launch_ordinal(span) + 2] *= np.float32(0.985)
+
+    def _launch_ordinal(self, span: Span) -> int:
+        return min(s.ordinal for s in self.timeline.spans if s.attempt == span.attempt)
+
+    def _heat(self, time_s: F64) -> F64:
+        """Power level the temperatures have come to, from the spans of the last ten minutes."""
+        spans = self.timeline.spans
+        first = self.timeline.index_at(float(time_s[0]) - MEMORY_OF_HEAT_S)
+        last = self.timeline.index_at(float(time_s[-1]))
+        near = spans[first : last + 1]
+        levels = np.array([max(0.0, _PHASES[s.phase][0]) for s in near])
+        starts = np.array([s.start_s for s in near])
+        ends = np.array([s.end_s for s in near])
+        # The future is unknown: the span in progress has no end yet.
+        ends[-1] = np.inf
+        if first == 0:
+            starts, ends = np.insert(starts, 0, -np.inf), np.insert(ends, 0, 0.0)
+            levels = np.insert(levels, 0, 0.0)
+        return heat_level(time_s, starts, ends, levels)
+
+    def _common_inlet(self, time_s: F64) -> F64:
+        """Inlet temperature common to all nodes: warmest in the afternoon."""
+        spec = self.plan.spec
+        hour = (time_s + spec.start_unix_s) / DAY_S
+        return np.asarray(spec.cluster.inlet_c - 1.5 * np.cos(2 * np.pi * (hour - 0.125)))
+
+    def _warmth(self, ordinals: I64) -> F32 | None:
+        """Degrees each node's inlet is warmer at each sample, shape (K, nodes); None if none."""
+        reach = self._warmth_steps
+        spells = self.pace.hiccups(int(ordinals[0]) - reach, int(ordinals[-1]) + reach + 1)
+        warm = np.flatnonzero(spells.kind == WARM_INLET)
+        if not len(warm):
+            return None
+        nodes = self.plan.spec.cluster.nodes
+        out = np.zeros((len(ordinals), nodes), np.float32)
+        for i in warm.tolist():
+            away = (ordinals - spells.ordinal[i]) / reach
+            bump = np.where(np.abs(away) < 1, 0.5 * (1 + np.cos(np.pi * away)), 0.0)
+            out[:, int(spells.node_share[i] * nodes)] += (spells.warmth_c[i] * bump).astype(np.float32)
+        return out
+
+    def _without_lost(self, samples: FleetSamples, span: Span) -> FleetSamples:
+        """The samples with the values of GPUs that do not answer set to 0."""
+        lost = lost_gpus(self.timeline, span)
+        for column in (samples.util_pct, samples.temp_c, samples.memory_gib, samples.power_w):
+            column[:, list(lost)] = 0.0
+        return FleetSamples(
+            samples.step,
+            samples.time_s,
+            samples.util_pct,
+            samples.temp_c,
+            samples.memory_gib,
+            samples.power_w,
+            lost,
+        )
+
+
+def lost_gpus(timeline: Timeline, span: Span) -> tuple[int, ...]:
+    """GPUs that do not answer during `span`: the one that struck, until the node is swapped."""
+    return (timeline.incidents[span.incident - 1].gpu,) if span.incident else ()
+
+
+def physical_nodes(timeline: Timeline, nodes: int, attempt: int) -> I64:
+    """Physical node of each node of the ranks in `attempt`: spares where nodes were swapped."""
+    physical = np.arange(nodes)
+    for incident in timeline.incidents:
+        if incident.attempt < attempt:
+            physical[incident.node] = incident.spare
+    return physical

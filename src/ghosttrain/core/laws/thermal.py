@@ -1,0 +1,78 @@
+"""Power while training, and how temperature follows power.
+
+Sources: power split, idle levels and thermal resistance fitted on AcmeTrace (Hu et al. 2024,
+NSDI) A100 telemetry: 58 C at 404 W, 8 to 15 s for the die and about 90 s for the heat sink.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ghosttrain.core.laws.compute import StepTime
+from ghosttrain.core.spec import Gpu
+
+F64 = NDArray[np.float64]
+
+MEMORY_OF_HEAT_S = 600.0  # what lies further back has faded
+_RESPONSE = ((0.6, 12.0), (0.4, 90.0))  # weight and time constant of die and heat sink
+
+# What each part of a step keeps busy: (SMs, tensor cores, memory), 0..1.
+_DUTIES = {
+    "gemm": (0.97, 1.0, 0.35),
+    "attention": (0.90, 0.55, 0.15),
+    "memory_bound": (0.85, 0.0, 0.80),
+    "recompute": (0.95, 0.8, 0.40),
+    "tensor_comm": (0.20, 0.0, 0.15),
+    "context_comm": (0.20, 0.0, 0.15),
+    "expert_comm": (0.20, 0.0, 0.15),
+    "pipeline_comm": (0.10, 0.0, 0.05),
+    "bubble": (0.05, 0.0, 0.02),
+    "data_comm": (0.20, 0.0, 0.15),
+    "optimizer": (0.85, 0.0, 0.80),
+    "host": (0.0, 0.0, 0.0),
+    "straggler": (0.05, 0.0, 0.02),
+}
+
+
+def training_power_w(gpu: Gpu, step: StepTime) -> float:
+    """Mean power of one GPU over an undisturbed step, at most its limit.
+
+    0.30 of the dynamic range goes with busy SMs, 0.55 with tensor cores, 0.15 with memory; a
+    healthy dense run comes out at 85 to 102 % of the limit, as published.
+    """
+    shares = step.shares()
+    sm, tensor, memory = (
+        sum(shares[part] * duty[i] for part, duty in _DUTIES.items()) for i in range(3)
+    )
+    dynamic = 0.30 * sm + 0.55 * tensor / 0.85 + 0.15 * memory / 0.7
+    return min(gpu.tdp_w, gpu.loaded_idle_w + (gpu.tdp_w - gpu.loaded_idle_w) * dynamic)
+
+
+def busy_share(step: StepTime) -> float:
+    """Share of a step in which any kernel runs: what GPU_UTIL counts, 0..1."""
+    return 1 - step.shares()["host"]
+
+
+def heat_left(age_s: F64) -> F64:
+    """Share of a heating that is still felt `age_s` after it ended (1 at 0; 1 before it)."""
+    age = np.maximum(age_s, 0.0)
+    return np.asarray(sum(weight * np.exp(-age / tau) for weight, tau in _RESPONSE))
+
+
+def heat_level(time_s: F64, starts_s: F64, ends_s: F64, levels: F64) -> F64:
+    """Power level the temperature has come to, between 0 (idle) and 1 (training).
+
+    Args:
+        time_s: Moments, shape (K,).
+        starts_s: Starts of the spans before and around them, shape (P,); the first is taken
+            to reach back for ever.
+        ends_s: Their ends, shape (P,).
+        levels: Their power levels, shape (P,).
+    """
+    age_of_start = time_s[:, None] - starts_s[None, :]
+    age_of_end = time_s[:, None] - ends_s[None, :]
+    begun = np.where(age_of_start > 0, 1 - heat_left(age_of_start), 0.0)
+    begun[:, 0] = 1.0
+    over = np.where(age_of_end > 0, 1 - heat_left(age_of_end), 0.0)
+    return np.asarray((begun - over) @ levels)

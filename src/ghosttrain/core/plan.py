@@ -1,0 +1,288 @@
+"""Plan: everything about a run that needs no chance; plan() refuses what cannot be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ghosttrain.core.errors import PlanError, SpecError
+from ghosttrain.core.laws.architecture import (
+    ParameterCounts,
+    parameter_counts,
+    train_flops_per_token,
+)
+from ghosttrain.core.laws.compute import StepTime, peak_tflops
+from ghosttrain.core.laws.layout import choose_layout
+from ghosttrain.core.laws.loss import LossCurve, loss_curve
+from ghosttrain.core.laws.memory import StageMemory, memory_table
+from ghosttrain.core.laws.network import Collective, collective
+from ghosttrain.core.laws.storage import (
+    CHECKPOINT_BYTES_PER_PARAM,
+    read_time_s,
+    shard_bytes,
+    write_time_s,
+)
+from ghosttrain.core.spec import Layout, Recipe, RunSpec
+from ghosttrain.core.units import GB, GIB, TERA
+
+MAX_GPUS = 1_048_576
+MAX_STEPS = 100_000_000
+TEST_MESSAGE_BYTES = GIB
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTimes:
+    """Expected durations of the phases around training, seconds."""
+
+    weights_s: float
+    tokenizer_s: float
+    dataset_s: float
+    gpus_s: float
+    nccl_s: float
+    all_reduce_test_s: float
+    validation_s: float
+    checkpoint_s: float
+    checkpoint_load_s: float
+    export_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the run will be.
+
+    Attributes:
+        flops_per_token: 6 (N_active - input embedding) + 12 L a d S, forward and backward.
+        peak_tflops: Dense peak of the precision MFU is measured against.
+        stage_memory: Memory per GPU of each pipeline stage, shape (pipeline_parallel,).
+        step_time: Where the time of one undisturbed step goes.
+        tokens_per_s: Tokens per step over the undisturbed step time.
+        mfu: Model FLOPs utilisation at that pace, 0..1.
+        test_collective: The all-reduce over all ranks that ends initialisation.
+        gradient_collective: The collective that reduces one layer's gradients (ranks 1: none).
+        shard_bytes: Size of each exported safetensors file.
+    """
+
+    spec: RunSpec
+    params: ParameterCounts
+    flops_per_token: float
+    peak_tflops: float
+    layout: Layout
+    stage_memory: tuple[StageMemory, ...]
+    step_time: StepTime
+    tokens_per_s: float
+    mfu: float
+    test_collective: Collective
+    gradient_collective: Collective
+    phases: PhaseTimes
+    checkpoint_bytes: int
+    export_bytes: int
+    shard_bytes: tuple[int, ...]
+    loss_curve: LossCurve = field(compare=False, repr=False)
+
+    @property
+    def memory_used_gib(self) -> float:
+        """Memory of the fullest GPU as nvidia-smi shows it, GiB."""
+        return max(stage.used_gib for stage in self.stage_memory)
+
+    @property
+    def init_s(self) -> float:
+        """Expected time of initialisation."""
+        p = self.phases
+        return (
+            p.weights_s + p.tokenizer_s + p.dataset_s + p.gpus_s + p.nccl_s + p.all_reduce_test_s
+        )
+
+    @property
+    def stops(self) -> tuple[int, int]:
+        """Planned numbers of validations and of interval checkpoints."""
+        recipe = self.spec.recipe
+        return len(validation_steps(recipe)), len(checkpoint_steps(recipe))
+
+    @property
+    def run_s(self) -> float:
+        """Expected run time without faults; every validation is taken to improve."""
+        recipe, p = self.spec.recipe, self.phases
+        saves = len(set(validation_steps(recipe)) | set(checkpoint_steps(recipe)))
+        return (
+            self.init_s
+            + recipe.total_steps * self.step_time.total_s
+            + self.stops[0] * p.validation_s
+            + saves * p.checkpoint_s
+            + p.export_s
+        )
+
+
+def plan(spec: RunSpec) -> Plan:
+    """Plan the run: layout, memory, step time, loss; after this nothing can fail.
+
+    Raises:
+        SpecError: If a value of the spec makes no sense by itself.
+        PlanError: If the run cannot be: it does not fit, divide or add up.
+    """
+    refuse_nonsense(spec)
+    model, recipe = spec.model, spec.recipe
+    counts = parameter_counts(model)
+    chosen = choose_layout(spec, counts)
+    flops = train_flops_per_token(model, recipe.seq_len)
+    peak = peak_tflops(spec.gpu, recipe.precision)
+    tokens_per_s = recipe.tokens_per_step / chosen.step.total_s
+    mfu = tokens_per_s * flops / (spec.cluster.gpus * peak * TERA)
+    test = collective(
+        "all_reduce",
+        TEST_MESSAGE_BYTES,
+        ranks=spec.cluster.gpus,
+        stride=1,
+        gpu=spec.gpu,
+        cluster=spec.cluster,
+    )
+    return Plan(
+        spec=spec,
+        params=counts,
+        flops_per_token=flops,
+        peak_tflops=peak,
+        layout=chosen.layout,
+        stage_memory=memory_table(model, counts, recipe, chosen.layout),
+        step_time=chosen.step,
+        tokens_per_s=tokens_per_s,
+        mfu=mfu,
+        test_collective=test,
+        gradient_collective=_gradient_collective(spec, counts, chosen.layout),
+        phases=_phase_times(spec, counts, flops, mfu * peak, test.duration_s),
+        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAM * counts.total,
+        export_bytes=2 * counts.total,
+        shard_bytes=shard_bytes(model, counts.total),
+        loss_curve=loss_curve(
+            recipe,
+            spec.dataset,
+            params_total=counts.total,
+            params_active=counts.active,
+            vocab_size=model.vocab_size,
+            tokens_trained=model.tokens_trained,
+        ),
+    )
+
+
+def validation_steps(recipe: Recipe) -> range | list[int]:
+    """Steps after which the model is validated: epoch ends, and the interval's multiples."""
+    ends = range(recipe.steps_per_epoch, recipe.total_steps + 1, recipe.steps_per_epoch)
+    if not recipe.validation_interval_steps:
+        return ends
+    interval = recipe.validation_interval_steps
+    return sorted({*ends, *range(interval, recipe.total_steps + 1, interval)})
+
+
+def checkpoint_steps(recipe: Recipe) -> range:
+    """Steps after which the interval asks for a checkpoint."""
+    interval = recipe.checkpoint_interval_steps
+    return range(interval, recipe.total_steps + 1, interval) if interval else range(0)
+
+
+def _gradient_collective(spec: RunSpec, counts: ParameterCounts, layout: Layout) -> Collective:
+    """How one layer's fp32 gradients are reduced; tensor-parallel traffic where there is no DP."""
+    ranks = layout.data_parallel * layout.context_parallel
+    layer = max(counts.per_layer_dense, counts.per_layer_moe // layout.expert_parallel)
+    if ranks > 1:
+        return collective(
+            "all_reduce" if layout.sharding == "ddp" else "reduce_scatter",
+            4 * layer / layout.tensor_parallel,
+            ranks=ranks,
+            stride=layout.tensor_parallel,
+            gpu=spec.gpu,
+            cluster=spec.cluster,
+        )
+    tokens = layout.micro_batch_size * spec.recipe.seq_len
+    return collective(
+        "all_reduce",
+        2 * tokens * spec.model.hidden_size,
+        ranks=layout.tensor_parallel,
+        stride=1,
+        gpu=spec.gpu,
+        cluster=spec.cluster,
+    )
+
+
+def _phase_times(
+    spec: RunSpec, counts: ParameterCounts, flops: float, reached_tflops: float, test_s: float
+) -> PhaseTimes:
+    """Expected durations around training.
+
+    Launch times as published logs show them: NCCL 2 s + 0.5 s per doubling + 2 ms a rank;
+    Megatron's index of a cached dataset within seconds, more for trillions of tokens.
+    """
+    gpus, recipe = spec.cluster.gpus, spec.recipe
+    rate = gpus * reached_tflops * TERA * 1.05  # forward alone runs a little better
+    dataset_tokens = recipe.steps_per_epoch * recipe.tokens_per_step
+    if recipe.continued_loss:
+        weights = 6 + read_time_s(2 * counts.total, spec.cluster)
+    else:
+        weights = 8 + counts.total / gpus / 2.5e8 + 1.5e-9 * counts.total**0.95
+    return PhaseTimes(
+        weights_s=weights,
+        tokenizer_s=0.4 + spec.model.vocab_size / 1.3e5,
+        dataset_s=4 + 1.6 * math.log10(max(dataset_tokens, 1e6) / 1e6) ** 1.5,
+        gpus_s=1.5 + 0.35 * math.log2(gpus + 1),
+        nccl_s=2 + 0.5 * math.log2(gpus) + 2e-3 * gpus,
+        all_reduce_test_s=1 + 25 * test_s,
+        validation_s=2 + recipe.validation_tokens * flops / 3 / rate,
+        checkpoint_s=write_time_s(CHECKPOINT_BYTES_PER_PARAM * counts.total, spec.cluster),
+        checkpoint_load_s=read_time_s(CHECKPOINT_BYTES_PER_PARAM * counts.total, spec.cluster),
+        export_s=5 + 2 * counts.total / (min(4, spec.cluster.nodes) * 2.5 * GB),
+    )
+
+
+def refuse_nonsense(spec: RunSpec) -> None:
+    """Refuse values that make no sense by themselves.
+
+    Raises:
+        SpecError: Naming the field, its value and what is possible.
+        PlanError: Where hardware and request do not go together.
+    """
+    recipe, cluster = spec.recipe, spec.cluster
+    ranges = (
+        ("gpus", cluster.gpus, 1, MAX_GPUS),
+        ("seq_len", recipe.seq_len, 8, 16_777_216),
+        ("global_batch_size", recipe.global_batch_size, 1, 10_000_000),
+        ("epochs", recipe.epochs, 1, 1_000_000),
+        ("steps", recipe.total_steps, 1, MAX_STEPS),
+        ("warmup_steps", recipe.warmup_steps, 0, recipe.total_steps),
+        ("validation_tokens", recipe.validation_tokens, 1, 10**12),
+        ("validation_interval_steps", recipe.validation_interval_steps, 0, MAX_STEPS),
+        ("checkpoint_interval_steps", recipe.checkpoint_interval_steps, 0, MAX_STEPS),
+        ("peak_learning_rate", recipe.peak_learning_rate, 1e-9, 1.0),
+        ("min_learning_rate_ratio", recipe.min_learning_rate_ratio, 0.0, 1.0),
+        ("decay_frac", recipe.decay_frac, 0.001, 1.0),
+        ("grad_clip", recipe.grad_clip, 1e-6, 1e6),
+        ("continued_loss", recipe.continued_loss, 0.0, 20.0),
+        ("time_limit_s", spec.time_limit_s, 60.0, 1e9),
+    )
+    for name, value, low, high in ranges:
+        if not low <= value <= high:
+            raise SpecError(f"{name} is {value:,}; it must be from {low:,} to {high:,}")
+    _refuse_hardware(spec)
+    if cluster.gpus > cluster.gpus_per_node and cluster.gpus % cluster.gpus_per_node:
+        full = cluster.gpus - cluster.gpus % cluster.gpus_per_node
+        raise PlanError(
+            f"{cluster.gpus:,} GPUs do not fill nodes of {cluster.gpus_per_node}: "
+            f"take {full:,} or {full + cluster.gpus_per_node:,}"
+        )
+    epoch = recipe.steps_per_epoch * recipe.tokens_per_step
+    if epoch > 1.001 * spec.dataset.tokens:
+        raise PlanError(
+            f"an epoch asks for {epoch:.3g} tokens, {spec.dataset.name} has "
+            f"{spec.dataset.tokens:.3g}: take more epochs of fewer steps, or a larger dataset"
+        )
+    if spec.model.learned_positions and recipe.seq_len > spec.model.learned_positions:
+        raise PlanError(
+            f"{spec.model.name} has {spec.model.learned_positions:,} learned positions, "
+            f"seq_len is {recipe.seq_len:,}: shorten the sequence"
+        )
+
+
+def _refuse_hardware(spec: RunSpec) -> None:
+    gpu, precision = spec.gpu, spec.recipe.precision
+    if gpu.vendor != "NVIDIA":
+        raise PlanError(f"{gpu.product_name} is not rehearsed yet: choose an NVIDIA GPU")
+    if precision == "fp8" and not gpu.fp8_tflops:
+        raise PlanError(f"{gpu.product_name} has no FP8 tensor cores: use --precision bf16")
+    if precision == "bf16" and not gpu.bf16_tflops:
+        raise PlanError(f"{gpu.product_name} has no BF16 tensor cores: use --precision fp16")

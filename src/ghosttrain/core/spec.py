@@ -1,0 +1,370 @@
+"""What is asked: RunSpec and its parts, as frozen records.
+
+A RunSpec is complete: names are resolved, what the user left open has been chosen. The one
+thing still open is the parallel layout (fields of ParallelRequest that are None), which
+`plan()` chooses to fit. Sizes are per model or per GPU as the name says; units are in names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mlp = Literal["swiglu", "geglu", "gelu", "relu", "relu2"]
+Norm = Literal["rmsnorm", "layernorm"]
+QkNorm = Literal["none", "head", "full"]
+Precision = Literal["bf16", "fp16", "fp8"]
+Schedule = Literal["cosine", "linear", "wsd", "constant"]
+Sharding = Literal["ddp", "zero1", "fsdp"]
+Recompute = Literal["none", "selective", "full"]
+
+GATED_MLPS = ("swiglu", "geglu")
+
+
+@dataclass(frozen=True, slots=True)
+class Mla:
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434). q_lora_rank 0: no query LoRA."""
+
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moe:
+    """Mixture-of-experts feed-forward layers.
+
+    Attributes:
+        experts: Routed experts per MoE layer.
+        experts_active: Routed experts a token visits.
+        ffn_hidden_size: Width of one routed expert.
+        shared_ffn_hidden_size: Summed width of the shared experts, 0 for none.
+        first_dense_layers: Layers at the front that keep a dense feed-forward.
+        every: Of the layers behind those, one in `every` is MoE (its last), the others dense.
+        shared_gate: Whether a hidden-sized gate weighs the shared expert (Qwen2-MoE).
+        router_bias: Whether the router has a bias per expert.
+    """
+
+    experts: int
+    experts_active: int
+    ffn_hidden_size: int
+    shared_ffn_hidden_size: int = 0
+    first_dense_layers: int = 0
+    every: int = 1
+    shared_gate: bool = False
+    router_bias: bool = False
+
+    def moe_layers(self, layers: int) -> int:
+        """Number of MoE layers among `layers`."""
+        return max(0, layers - self.first_dense_layers) // self.every
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A decoder-only transformer, and what is published of its training.
+
+    `head_dim` is that of queries and keys; with `mla` the latent sizes rule instead.
+    `learned_positions` counts rows of a learned position table, 0 for rotary or ALiBi.
+    `embedding_size` is the width of the word embedding where a projection follows (OPT-350M),
+    0 where it is the hidden size. Published training facts are 0 where nothing is published.
+    """
+
+    name: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn_hidden_size: int
+    vocab_size: int
+    max_seq_len: int
+    family: str = ""
+    mlp: Mlp = "swiglu"
+    norm: Norm = "rmsnorm"
+    norms_per_layer: int = 2
+    final_norm: bool = True
+    qk_norm: QkNorm = "none"
+    tied_embeddings: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    attention_sinks: bool = False
+    learned_positions: int = 0
+    embedding_norm: bool = False
+    embedding_size: int = 0
+    sliding_window: int = 0
+    mla: Mla | None = None
+    moe: Moe | None = None
+    tokenizer: str = ""
+    published_params: float = 0.0
+    tokens_trained: float = 0.0
+    peak_learning_rate: float = 0.0
+    batch_tokens: float = 0.0
+    satirical: bool = False
+    note: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A tokenizer: its kind in words ("tiktoken BPE"), its English bytes per token."""
+
+    name: str
+    kind: str
+    vocab_size: int
+    bytes_per_token: float
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A corpus.
+
+    Attributes:
+        tokens: Unique tokens available.
+        loss_scale: Factor on the scaling law for this corpus (code is easier than web text).
+        noise_c: c in sd(log loss) = c / sqrt(tokens per step): 7 well shuffled, 11 to 15 mixed.
+        validation_gap: Validation minus training loss of the same model, nats.
+    """
+
+    name: str
+    tokens: float
+    kind: str = "web"
+    loss_scale: float = 1.0
+    noise_c: float = 8.0
+    validation_gap: float = 0.0
+    satirical: bool = False
+    note: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as its driver names it, with the constants of the compute, network and thermal laws.
+
+    Peaks are dense TFLOP/s. `memory_mib` is what nvidia-smi shows. `ring_busbw_gbs` and
+    `nvls_busbw_gbs` are measured all-reduce bus bandwidths inside a node (GB/s; 0: none).
+    `thermal_resistance_c_per_w` maps power to degrees over the inlet.
+    """
+
+    name: str
+    product_name: str
+    vendor: str
+    arch: str
+    memory_mib: int
+    hbm_gbs: float
+    bf16_tflops: float
+    fp16_tflops: float
+    fp8_tflops: float
+    nvlink_gbs: float
+    tdp_w: float
+    idle_w: float
+    loaded_idle_w: float
+    slowdown_c: float
+    shutdown_c: float
+    boost_mhz: int
+    sustained_mhz: int
+    memory_mhz: int
+    sm_count: int
+    gpus_per_node: int
+    nvlink_domain: int
+    nic_gbps: float
+    gemm_efficiency: float
+    attention_efficiency: float
+    ring_busbw_gbs: float
+    nvls_busbw_gbs: float
+    thermal_resistance_c_per_w: float
+    source: str = ""
+
+    @property
+    def memory_gib(self) -> float:
+        """Memory of the card as nvidia-smi shows it, GiB."""
+        return self.memory_mib / 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """The network between nodes: `efficiency` is the share of line rate a collective reaches."""
+
+    name: str
+    kind: Literal["InfiniBand", "RoCE", "Ethernet", "EFA", "Slingshot"]
+    efficiency: float
+    hop_latency_us: float
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The machines: GPUs in use, how they sit in nodes, what joins and feeds them.
+
+    Storage bandwidths are GB/s: per node, and of the file system as a whole.
+    """
+
+    name: str
+    gpus: int
+    gpus_per_node: int
+    fabric: Fabric
+    nic_gbps: float
+    inlet_c: float = 22.5
+    storage_gbs: float = 60.0
+    node_storage_gbs: float = 2.5
+    driver: str = "570.86.15"
+    nccl: str = "2.27.3"
+    host_prefix: str = "gpu"
+    source: str = ""
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes, the last one possibly not full."""
+        return -(-self.gpus // self.gpus_per_node)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the model is trained.
+
+    A run is `epochs` passes of `steps_per_epoch` steps over `unique_tokens` tokens.
+    `continued_loss` is the base model's loss where the run continues from a checkpoint,
+    else 0. `validation_interval_steps` 0 means at the end of each epoch only;
+    `checkpoint_interval_steps` 0 means only when validation improved.
+    """
+
+    seq_len: int
+    global_batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    precision: Precision = "bf16"
+    schedule: Schedule = "cosine"
+    peak_learning_rate: float = 3e-4
+    min_learning_rate_ratio: float = 0.1
+    warmup_steps: int = 100
+    decay_frac: float = 0.2
+    weight_decay: float = 0.1
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    continued_loss: float = 0.0
+    validation_interval_steps: int = 0
+    validation_tokens: int = 2**23
+    checkpoint_interval_steps: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer update, all ranks together."""
+        return self.global_batch_size * self.seq_len
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelRequest:
+    """The parallel layout asked for; None leaves a degree to `plan()`."""
+
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    data_parallel: int | None = None
+    context_parallel: int | None = None
+    expert_parallel: int | None = None
+    micro_batch_size: int | None = None
+    sharding: Sharding | None = None
+    recompute: Recompute | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FaultKind:
+    """A kind of fault, one row of the catalogue.
+
+    Attributes:
+        rate_per_1000_gpu_days: Published or estimated rate.
+        detection: "process" (the worker dies at once) or "watchdog" (the peers hang in the
+            collective until the watchdog fires).
+        downtime_median_s: Median of triage, drain and spare swap; log-normal with `downtime_sigma`.
+    """
+
+    name: str
+    xid: int
+    scope: Literal["gpu", "node"]
+    rate_per_1000_gpu_days: float
+    detection: Literal["process", "watchdog"]
+    downtime_median_s: float
+    downtime_sigma: float = 0.4
+    note: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InjectedFault:
+    """One fault asked for: at `at_s` run seconds, on `gpu` (global index), or drawn where None."""
+
+    kind: FaultKind
+    at_s: float
+    gpu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The faults of a run: some injected, some drawn at their rates."""
+
+    injected: tuple[InjectedFault, ...] = ()
+    drawn: tuple[FaultKind, ...] = ()
+    watchdog_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything that is asked of a run; with a seed it is the run.
+
+    `start_unix_s` is the date of run time 0, `time_limit_s` ends a run that faults keep from
+    finishing, `chosen` names the fields nobody asked for and a word on each, so that it can
+    be shown.
+    """
+
+    model: Model
+    gpu: Gpu
+    cluster: Cluster
+    dataset: Dataset
+    tokenizer: Tokenizer
+    recipe: Recipe
+    parallel: ParallelRequest = field(default_factory=ParallelRequest)
+    faults: Faults = field(default_factory=Faults)
+    start_unix_s: int = 1767225600  # 2026-01-01T00:00:00Z
+    time_limit_s: float = 400 * 86400.0
+    output_dir: str = "outputs"
+    chosen: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A parallel layout with every degree decided.
+
+    Attributes:
+        virtual_stages: Model chunks per pipeline stage (interleaved schedule), 1 for plain 1F1B.
+        micro_batches: Micro-batches each data-parallel rank works through per step.
+        sharding: "ddp" (all-reduce), "zero1" (optimizer sharded), "fsdp" (everything sharded).
+    """
+
+    tensor_parallel: int
+    pipeline_parallel: int
+    context_parallel: int
+    expert_parallel: int
+    data_parallel: int
+    virtual_stages: int
+    micro_batch_size: int
+    micro_batches: int
+    sharding: Sharding
+    recompute: Recompute
+
+    @property
+    def world_size(self) -> int:
+        """GPUs the layout uses (experts live inside the data-parallel ranks)."""
+        return (
+            self.tensor_parallel
+            * self.pipeline_parallel
+            * self.context_parallel
+            * self.data_parallel
+        )

@@ -1,0 +1,149 @@
+"""Dense values per step: time, loss, gradient norm, learning rate, pace to the end.
+
+Shapes: S = steps in the window. Everything is a pure function of (seed, step) or, for times,
+of (seed, executed ordinal) and the span that holds the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ghosttrain.core.laws.loss import GRAD_MEMORY, GRAD_TAPS, learning_rate_ratio
+from ghosttrain.core.laws.pace import PaceClock
+from ghosttrain.core.plan import Plan, checkpoint_steps, validation_steps
+from ghosttrain.core.rng import Stream, exponential_table, normal_from_lanes
+from ghosttrain.core.timeline import Span
+from ghosttrain.core.units import TERA
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+BURST_BLOCK = 1000  # steps of data that share at most one gradient-norm burst
+_BURST_SHARE = 0.9  # bursts above 2x the trend: 0.09 % of steps in a public 124M log
+_SLOW_SHARE = 0.4  # of the variance of log gradient norm lies in its autocorrelated part
+_LOSS_LINK = 0.15  # correlation of gradient norm and loss of the same step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepColumns:
+    """Consecutive steps of one span, in columns of shape (S,)."""
+
+    step: I64
+    end_s: F64
+    step_time_s: F64
+    loss: F64
+    grad_norm: F64
+    learning_rate: F64
+    tokens_per_s: F64
+    mfu: F64
+    eta_s: F64
+
+
+class StepSource:
+    """Computes the steps of one run."""
+
+    def __init__(self, plan: Plan, seed: int, pace: PaceClock) -> None:
+        self.plan, self.pace = plan, pace
+        self._loss = Stream(seed, "loss")
+        self._slow = Stream(seed, "grad_norm.slow")
+        self._burst = Stream(seed, "grad_norm.burst")
+        recipe = plan.spec.recipe
+        validations = np.asarray(validation_steps(recipe), dtype=np.int64)
+        saves = np.asarray(checkpoint_steps(recipe), dtype=np.int64)
+        self._validations = validations
+        self._saves = np.union1d(validations, saves)
+        taps = GRAD_MEMORY ** np.arange(GRAD_TAPS)
+        self._taps: F64 = taps / np.sqrt((taps * taps).sum())
+        self._flops_per_s = plan.spec.cluster.gpus * plan.peak_tflops * TERA / plan.flops_per_token
+
+    def columns(self, span: Span, first: int, count: int) -> StepColumns:
+        """Steps number `first` to `first + count - 1` of a training span (0 is its first)."""
+        plan = self.plan
+        step = np.arange(span.step + first + 1, span.step + first + count + 1)
+        ordinal = span.ordinal + first
+        scale = span.step_time_s
+        step_time = self.pace.factors(ordinal, ordinal + count) * scale
+        end = (
+            self.pace.ends(ordinal, ordinal + count) - self.pace.at(span.ordinal)
+        ) * scale + span.start_s
+        # The last step may round past its span's end.
+        np.minimum(end, span.end_s, out=end)
+        loss, grad_norm = self.loss_and_grad_norm(int(step[0]), count)
+        ratio = learning_rate_ratio(plan.spec.recipe, step.astype(np.float64))
+        tokens_per_s = plan.spec.recipe.tokens_per_step / step_time
+        return StepColumns(
+            step=step,
+            end_s=end,
+            step_time_s=step_time,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=plan.spec.recipe.peak_learning_rate * ratio,
+            tokens_per_s=tokens_per_s,
+            mfu=tokens_per_s / self._flops_per_s,
+            eta_s=self.eta_s(step),
+        )
+
+    def loss(self, first_step: int, count: int) -> F64:
+        """Training loss of steps [first_step, first_step + count)."""
+        lanes = self._loss.lanes(first_step, count)
+        step = np.arange(first_step, first_step + count, dtype=np.float64)
+        return self.plan.loss_curve.loss(step, *_loss_draws(lanes))
+
+    def mean_loss(self, first_step: int, count: int) -> float:
+        """Mean of the losses of steps [first_step, first_step + count)."""
+        chunk = 65536
+        parts = [
+            self.loss(first_step + done, min(chunk, count - done)).sum()
+            for done in range(0, count, chunk)
+        ]
+        return float(np.sum(parts)) / count
+
+    def loss_and_grad_norm(self, first_step: int, count: int) -> tuple[F64, F64]:
+        """Loss and gradient norm of steps [first_step, first_step + count)."""
+        curve = self.plan.loss_curve
+        lanes = self._loss.lanes(first_step, count)
+        step = np.arange(first_step, first_step + count, dtype=np.float64)
+        z_loss, z_exponential = _loss_draws(lanes)
+        loss = curve.loss(step, z_loss, z_exponential)
+        slow_lanes = self._slow.lanes(first_step, count + GRAD_TAPS - 1)
+        innovation = normal_from_lanes(slow_lanes[:, 0], slow_lanes[:, 1])
+        slow = np.zeros(count)
+        for lag, tap in enumerate(self._taps.tolist()):
+            begin = GRAD_TAPS - 1 - lag
+            slow += tap * innovation[begin : begin + count]
+        white = normal_from_lanes(slow_lanes[:count, 2], slow_lanes[:count, 3])
+        white_share = 1 - _SLOW_SHARE - _LOSS_LINK**2
+        z = np.sqrt(_SLOW_SHARE) * slow + np.sqrt(white_share) * white + _LOSS_LINK * z_loss
+        grad_norm = curve.grad_norm_trend(step) * np.exp(curve.grad_noise_sd(step) * z)
+        at, size = self.bursts(first_step, first_step + count)
+        grad_norm[at - first_step] *= size
+        return loss, grad_norm
+
+    def bursts(self, start: int, stop: int) -> tuple[I64, F64]:
+        """Steps in [start, stop) whose gradient norm bursts, and by which factor (2 to 7)."""
+        first = start // BURST_BLOCK
+        count = (stop - 1) // BURST_BLOCK - first + 1
+        u = self._burst.uniform(4 * first, 4 * count).reshape(count, 4)
+        step = ((np.arange(first, first + count) + u[:, 0]) * BURST_BLOCK).astype(np.int64)
+        size = np.minimum(2.0 * (1 - u[:, 1]) ** -0.4, 7.0)
+        settled = step > max(50, self.plan.spec.recipe.warmup_steps)
+        here = (u[:, 2] < _BURST_SHARE) & (step >= start) & (step < stop) & settled
+        return step[here], size[here]
+
+    def eta_s(self, step: I64) -> F64:
+        """Time to the end of the run after `step`: steps at the planned pace, planned stops."""
+        plan, phases = self.plan, self.plan.phases
+        total = plan.spec.recipe.total_steps
+        validations = len(self._validations) - np.searchsorted(self._validations, step, "left")
+        saves = len(self._saves) - np.searchsorted(self._saves, step, "left")
+        stops = validations * phases.validation_s + saves * phases.checkpoint_s + phases.export_s
+        return np.asarray((total - step) * plan.step_time.total_s + stops)
+
+
+def _loss_draws(lanes: NDArray[np.uint16]) -> tuple[F64, F64]:
+    """Standard normal and unit exponential of each step's lanes."""
+    exponential = exponential_table().take(lanes[:, 2], mode="clip").astype(np.float64)
+    return normal_from_lanes(lanes[:, 0], lanes[:, 1]), exponential

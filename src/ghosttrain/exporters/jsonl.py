@@ -1,0 +1,183 @@
+"""JSONL: the typed events, one row a line whatever the windows.
+
+Each row has `event` and `time_s`; steps, collective timings and fleet samples are rows of
+their own, in this order at equal times. The first row carries the schema's name and says that
+everything is simulated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ghosttrain.core.events import (
+    CollectiveSamples,
+    Event,
+    FleetSampled,
+    FleetSamples,
+    RunStarted,
+    StepsCompleted,
+)
+from ghosttrain.core.plan import Plan
+
+SCHEMA = "ghosttrain.events/1"
+
+_STEP = (
+    '{"event":"step","time_s":%.6f,"attempt":%d,"step":%d,"loss":%.6f,"ppl":%.4f,'
+    '"grad_norm":%.5f,"learning_rate":%.6e,"step_time_s":%.6f,"tokens_per_s":%.3f,"mfu":%.6f,'
+    '"eta_s":%.3f,"tokens_seen":%d}\n'
+)
+_COLLECTIVE = (
+    '{"event":"collective","time_s":%.6f,"step":%d,"op":"%s","layer":%d,"size_bytes":%d,'
+    '"ranks":%d,"duration_s":%.9f,"busbw_gbs":%.3f}\n'
+)
+_FLEET = (
+    '{"event":"fleet","time_s":%.6f,"step":%d,"util_pct":%s,"temp_c":%s,"memory_gib":%s,'
+    '"power_w":%s,"lost":%s}\n'
+)
+
+
+class JsonlWriter:
+    """Turns the events of one run after the other into lines of JSON."""
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+
+    def accept(self, event: Event) -> bytes:
+        """The lines of one event, complete with their newlines."""
+        if isinstance(event, RunStarted):
+            self._plan = event.plan
+            return _line(run_row(event))
+        if isinstance(event, StepsCompleted):
+            return self._steps(event).encode()
+        if isinstance(event, FleetSampled):
+            return fleet_line(event.samples, 0).encode()
+        return _line({"event": _snake(type(event).__name__), **asdict(event)})
+
+    def _steps(self, event: StepsCompleted) -> str:
+        assert self._plan is not None, "a run's events begin with RunStarted"
+        tokens = self._plan.spec.recipe.tokens_per_step
+        columns = (
+            event.end_s,
+            np.full(len(event.step), event.attempt),
+            event.step,
+            event.loss,
+            np.exp(event.loss),
+            event.grad_norm,
+            event.learning_rate,
+            event.step_time_s,
+            event.tokens_per_s,
+            event.mfu,
+            event.eta_s,
+            event.step * tokens,
+        )
+        lines = [_STEP % row for row in zip(*(c.tolist() for c in columns), strict=True)]
+        first = int(event.step[0])
+        if event.collectives is not None:
+            for k, step in enumerate(event.collectives.step.tolist()):
+                lines[step - first] += self._collective(event.collectives, k)
+        if event.fleet is not None:
+            for k, step in enumerate(event.fleet.step.tolist()):
+                lines[step - first] += fleet_line(event.fleet, k)
+        return "".join(lines)
+
+    def _collective(self, samples: CollectiveSamples, k: int) -> str:
+        assert self._plan is not None
+        base = self._plan.gradient_collective
+        return _COLLECTIVE % (
+            samples.time_s[k],
+            samples.step[k],
+            base.op,
+            samples.layer[k],
+            base.size_bytes,
+            base.ranks,
+            samples.duration_s[k],
+            samples.busbw_gbs[k],
+        )
+
+
+def fleet_line(samples: FleetSamples, k: int) -> str:
+    """One fleet row, values quantised as telemetry reports them."""
+    return _FLEET % (
+        samples.time_s[k],
+        samples.step[k],
+        _integers(samples.util_pct[k]),
+        _integers(samples.temp_c[k]),
+        _decimals(samples.memory_gib[k], 2),
+        _decimals(samples.power_w[k], 1),
+        list(samples.lost),
+    )
+
+
+def _integers(values: NDArray[np.float32]) -> str:
+    return str(np.rint(values).astype(np.int64).tolist()).replace(" ", "")
+
+
+def _decimals(values: NDArray[np.float32], digits: int) -> str:
+    return str(np.round(values.astype(np.float64), digits).tolist()).replace(" ", "")
+
+
+def run_row(event: RunStarted) -> dict[str, Any]:
+    """The facts of the run, as its first row gives them."""
+    plan = event.plan
+    spec, recipe, layout = plan.spec, plan.spec.recipe, plan.layout
+    return {
+        "event": "run_started",
+        "time_s": event.time_s,
+        "schema": SCHEMA,
+        "simulated": True,
+        "seed": event.seed,
+        "start": datetime.fromtimestamp(spec.start_unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": spec.model.name,
+        "params": plan.params.total,
+        "active_params": plan.params.active,
+        "input_embedding_params": plan.params.input_embedding,
+        "layers": spec.model.layers,
+        "heads": spec.model.heads,
+        "head_dim": spec.model.head_dim,
+        "vocab_size": spec.model.vocab_size,
+        "dataset": spec.dataset.name,
+        "gpu": spec.gpu.product_name,
+        "gpu_memory_gib": round(spec.gpu.memory_gib, 3),
+        "gpu_tdp_w": spec.gpu.tdp_w,
+        "gpus": spec.cluster.gpus,
+        "nodes": spec.cluster.nodes,
+        "precision": recipe.precision,
+        "peak_tflops": plan.peak_tflops,
+        "flops_per_token": plan.flops_per_token,
+        "seq_len": recipe.seq_len,
+        "global_batch_size": recipe.global_batch_size,
+        "tokens_per_step": recipe.tokens_per_step,
+        "epochs": recipe.epochs,
+        "steps_per_epoch": recipe.steps_per_epoch,
+        "total_steps": recipe.total_steps,
+        "continued_loss": recipe.continued_loss,
+        "layout": asdict(layout),
+        "memory_gib": [round(stage.used_gib, 3) for stage in plan.stage_memory],
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "export_bytes": plan.export_bytes,
+        "shard_bytes": list(plan.shard_bytes),
+    }
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(_finite(row), separators=(",", ":")).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with floats JSON has no word for as null, and short decimals."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return round(value, 9) if math.isfinite(value) else None
+    return value
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
