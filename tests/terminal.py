@@ -73,8 +73,7 @@ class FakeTerminal:
             rows.pop()
         return rows
 
-    @property
-    def cursor_hidden(self) -> bool:
+    def cursor_is_hidden(self) -> bool:
         """Whether the cursor is hidden."""
         return bool(self._screen.cursor.hidden)
 
@@ -182,7 +181,7 @@ class PtyRun:
     def is_left_as_found(self) -> bool:
         """Whether the cursor shows and the terminal's modes are what they were."""
         now = termios.tcgetattr(self._slave)
-        return not self.terminal.cursor_hidden and now[:4] == self.before[:4]
+        return not self.terminal.cursor_is_hidden() and now[:4] == self.before[:4]
 
 
 def run_piped(

@@ -7,7 +7,6 @@ as possible and a test are one path. The windows of consecutive advances add up 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -29,9 +28,6 @@ AUTO_OTHER_WALL_S = 1.0
 INITIALISATION = frozenset({"weights", "tokenizer", "dataset", "gpus", "nccl", "all_reduce_test"})
 # At "max" a span without steps counts as this share of an advance's steps.
 SPAN_COST = 1 / 16
-
-_DURATION_UNITS_S = {"d": 86400.0, "h": 3600.0, "min": 60.0, "m": 60.0, "s": 1.0}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*", re.ASCII)
 
 
 def parse_speed(text: str) -> Speed:
@@ -57,29 +53,6 @@ def parse_speed(text: str) -> Speed:
             " or run seconds per wall second above 0, as in 40"
         )
     return speed
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of a duration like 2h10min, 90s or 1d; a bare number is seconds.
-
-    Raises:
-        SpecError: If it is no duration, or not above 0 and finite.
-    """
-    word = text.strip().lower()
-    total_s, position = 0.0, 0
-    if re.fullmatch(r"\d+(\.\d+)?", word, re.ASCII):
-        total_s, position = float(word), len(word)
-    seen: list[float] = []
-    while position < len(word) and (part := _DURATION_PART.match(word, position)):
-        unit_s = _DURATION_UNITS_S[part[2]]
-        if seen and unit_s >= seen[-1]:  # 5min2h is a slip, not a duration
-            break
-        seen.append(unit_s)
-        total_s += float(part[1]) * unit_s
-        position = part.end()
-    if position < len(word) or not (0 < total_s < math.inf):
-        raise SpecError(f"duration {text!r} makes no sense: give one above 0, as in 2h10min or 90s")
-    return total_s
 
 
 class Player:

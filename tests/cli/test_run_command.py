@@ -7,7 +7,9 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.terminal import PtyRun, run_piped, start_piped
 SGR = re.compile(rb"\x1b\[[0-9;]*m")
 QUICK = ("--seed", "7", "--epochs", "1", "--steps", "60")
 WHOLE = ("run", *QUICK, "--speed", "max", "--runs", "1")
+SHOW = ("run", "--seed", "7", "--epochs", "1", "--steps", "3000", "--instant-lines", "110")
 AGAIN = re.compile(r"ghosttrain run .*--seed \d+ --start \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 # ---------------------------------------------------------------------------------- in pipes
@@ -75,8 +78,7 @@ def test_jsonl():
 
 
 def test_a_reader_that_leaves_ends_it_quietly():
-    words = ["python3", "-m", "ghosttrain", "run", "--speed", "max", "--runs", "20"]
-    with start_piped(*words[3:]) as process:
+    with start_piped("run", "--speed", "max", "--runs", "20") as process:
         assert process.stdout is not None
         for _ in range(5):
             process.stdout.readline()
@@ -100,9 +102,9 @@ def test_a_full_disk_is_one_clear_line():
 
 
 def test_a_closed_standard_output_is_one_clear_line():
-    line = shlex.join(["python3", "-m", "ghosttrain", *WHOLE]) + " >&-"
+    line = shlex.join([sys.executable, "-m", "ghosttrain", *WHOLE]) + " >&-"
     done = subprocess.run(
-        ["sh", "-c", line.replace("python3", os.sys.executable, 1)],  # type: ignore[attr-defined]
+        ["sh", "-c", line],
         capture_output=True,
         env=dict(os.environ, PYTHONPATH="src"),
         cwd=Path(__file__).parents[2],
@@ -177,17 +179,21 @@ def trained(output: bytes) -> bool:
     return b"Step:" in output
 
 
+def has_steps(count: int, output: bytes) -> bool:
+    return output.count(b"Step:") >= count
+
+
 def test_the_show_has_pinned_bars_below_the_log():
-    with PtyRun("run", *QUICK, "--instant-lines", "120", columns=120, lines=40) as show:
+    with PtyRun(*SHOW, columns=120, lines=40) as show:
         show.read_until(lambda out: out.count(b"Step:") >= 5)
         rows = show.terminal.text_rows()
         assert sum(row.startswith("Epoch:") for row in rows) == 1
         assert sum(row.startswith("Step:") for row in rows) == 1
         assert rows[-1].startswith(("Step:", "Loss:"))
-        assert show.terminal.cursor_hidden
+        assert show.terminal.cursor_is_hidden()
 
 
-@pytest.mark.parametrize("moment_s", [0.03, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0])
+@pytest.mark.parametrize("moment_s", [0.03, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 4.5])
 def test_ctrl_c_at_any_moment(moment_s):
     with PtyRun("run", *QUICK, "--runs", "100") as show:
         if moment_s > 0.05:
@@ -199,7 +205,7 @@ def test_ctrl_c_at_any_moment(moment_s):
         at = time.monotonic()
         code = show.wait(5)
         assert time.monotonic() - at < 0.5
-        if not show.output or show.output == b"^C":
+        if b"seed" not in show.output:
             return  # Python itself was still starting
         assert code == 130
         assert show.is_left_as_found()
@@ -217,7 +223,7 @@ def test_sigterm_restores_the_terminal():
 
 
 def test_the_line_it_leaves_brings_the_run_back():
-    with PtyRun("run", *QUICK, "--instant-lines", "60", columns=200) as show:
+    with PtyRun(*SHOW, columns=200) as show:
         show.read_until(trained)
         show.type(b"\x03")
         show.wait(5)
@@ -237,27 +243,21 @@ def test_it_ends_after_the_time_given():
 
 
 def test_no_color_still_pins_the_bars():
-    with PtyRun(
-        "run", *QUICK, "--instant-lines", "120", environ={"NO_COLOR": "1"}
-    ) as show:
+    with PtyRun(*SHOW, environ={"NO_COLOR": "1"}) as show:
         show.read_until(lambda out: out.count(b"Step:") >= 3)
         assert not SGR.search(show.output.replace(b"\x1b[0m", b""))
         assert sum(row.startswith("Step:") for row in show.terminal.rows()) == 1
 
 
 def test_a_dumb_terminal_gets_plain_lines():
-    with PtyRun(
-        "run", *QUICK, "--speed", "max", "--runs", "1", environ={"TERM": "dumb"}
-    ) as show:
+    with PtyRun("run", *QUICK, "--speed", "max", "--runs", "1", environ={"TERM": "dumb"}) as show:
         assert show.wait() == 0
         assert b"\x1b" not in show.output
         assert max(len(line) for line in show.output.decode().splitlines()) <= 120
 
 
 def test_a_narrow_terminal_gets_plain_lines_that_fit():
-    with PtyRun(
-        "run", *QUICK, "--speed", "max", "--runs", "1", columns=20, lines=10
-    ) as show:
+    with PtyRun("run", *QUICK, "--speed", "max", "--runs", "1", columns=20, lines=10) as show:
         assert show.wait() == 0
         assert b"Step:  [" not in show.output
         plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", show.output).decode()
@@ -265,27 +265,25 @@ def test_a_narrow_terminal_gets_plain_lines_that_fit():
 
 
 def test_a_c_locale_gets_ascii():
-    with PtyRun(
-        "run", *QUICK, "--instant-lines", "200", environ={"LC_ALL": "C"}
-    ) as show:
+    with PtyRun(*SHOW, environ={"LC_ALL": "C"}) as show:
         show.read_until(lambda out: out.count(b"Step:") >= 3)
         assert show.output.isascii()
 
 
 def test_resizing_leaves_no_stale_bars():
-    with PtyRun("run", *QUICK, "--instant-lines", "120", columns=120, lines=40) as show:
+    with PtyRun(*SHOW, columns=120, lines=40) as show:
         show.read_until(trained)
         for columns, lines in ((80, 24), (200, 50), (60, 12), (126, 30)):
             show.resize(columns, lines)
-            seen = len(show.output)
-            show.read_until(lambda out, seen=seen: out[seen:].count(b"Step:") >= 3)
+            steps = show.output.count(b"Step:")
+            show.read_until(partial(has_steps, steps + 3))
             rows = show.terminal.rows()
             assert sum(row.startswith("Epoch:") for row in rows) == 1
             assert sum(row.startswith("Step:") for row in rows) == 1
 
 
 def test_typed_keys_do_not_break_the_screen():
-    with PtyRun("run", *QUICK, "--instant-lines", "120") as show:
+    with PtyRun(*SHOW) as show:
         show.read_until(trained)
         for _ in range(5):
             show.type(b"abc\n\n")

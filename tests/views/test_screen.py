@@ -93,9 +93,7 @@ def test_long_lines_are_cut_not_wrapped(columns):
 @settings(max_examples=30, deadline=None)
 @given(
     steps=st.lists(
-        st.tuples(
-            st.integers(30, 200), st.integers(2, 50), st.integers(0, 3), st.integers(1, 3)
-        ),
+        st.tuples(st.integers(30, 200), st.integers(2, 50), st.integers(0, 3), st.integers(1, 3)),
         min_size=1,
         max_size=12,
     )
@@ -122,7 +120,7 @@ def test_no_stale_pinned_lines_after_any_resize(reflows, steps):
         numbers = [int(row.split()[1]) for row in rows if row.startswith("line")]
         assert numbers == sorted(set(numbers))
     screen.close()
-    assert not terminal.cursor_hidden
+    assert not terminal.cursor_is_hidden()
 
 
 def test_a_resized_screen_is_filled_from_what_was_logged():
@@ -152,11 +150,11 @@ def test_close_puts_everything_back_and_is_idempotent():
     screen = screen_on(terminal)
     screen.log(Line.of("line"))
     screen.draw(bars(1))
-    assert terminal.cursor_hidden
+    assert terminal.cursor_is_hidden()
     screen.close()
     screen.close()
     screen.draw(bars(2))
-    assert not terminal.cursor_hidden
+    assert not terminal.cursor_is_hidden()
     assert terminal.cursor == (0, 3)
     assert len(terminal.writes) == 2
     assert terminal.text_rows()[0] == "line"
@@ -183,7 +181,7 @@ def test_close_after_a_torn_frame_leaves_the_cursor_on_its_own_line():
         screen.draw(bars(2))
     screen._write = terminal.write
     screen.close()
-    assert not terminal.cursor_hidden
+    assert not terminal.cursor_is_hidden()
     assert terminal.cursor[0] == 0
 
 
@@ -194,12 +192,12 @@ def test_suspending_takes_the_pinned_lines_off():
     screen.draw(bars(1))
     screen.suspend()
     assert terminal.text_rows() == ["line"]
-    assert not terminal.cursor_hidden
+    assert not terminal.cursor_is_hidden()
     terminal.write(1, b"$ fg\r\n")
     screen.draw(bars(2))
     assert terminal.text_rows()[:2] == ["line", "$ fg"]
     assert len(pinned_rows(terminal)) == 2
-    assert terminal.cursor_hidden
+    assert terminal.cursor_is_hidden()
 
 
 @pytest.mark.parametrize("columns", [20, 39])
@@ -233,9 +231,14 @@ def test_ascii_terminals_get_ascii():
 
 
 def test_partial_writes_are_completed():
-    got = []
-    write_all(1, b"abcdefgh", write=lambda _fd, data: got.append(bytes(data[:3])) or 3)
-    assert b"".join(got)[:8] == b"abcdefgh"
+    got: list[bytes] = []
+
+    def some(_fd, data):
+        got.append(bytes(data[:3]))
+        return len(got[-1])
+
+    write_all(1, b"abcdefgh", write=some)
+    assert got == [b"abc", b"def", b"gh"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EBADF])

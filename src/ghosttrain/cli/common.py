@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import time
+from contextlib import suppress
 
 TYPE_CHECKING = False  # typing itself costs 4 ms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import NoReturn, TypeVar
+    from typing import Any, NoReturn, TypeVar
 
     from ghosttrain.inputs.request import Request
 
@@ -25,6 +27,7 @@ LARGEST_SEED = 2**63 - 1
 _AMOUNT = re.compile(
     r"(\d[\d,_]*(?:\.\d+)?(?:e\+?\d{1,2})?)\s*([KMBGT]?)", re.IGNORECASE | re.ASCII
 )
+_START = re.compile(r"""^start\s*=\s*["']?([^"'#\n]+)""", re.MULTILINE)
 _SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 
@@ -34,6 +37,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with `message`."""
         self.exit(2, f"ghosttrain: {message}\nTry `{self.prog} --help`.\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help and errors; argparse itself would hide that help cannot be written."""
+        target = file or sys.stderr
+        if message and target is not None:
+            target.write(message)
 
     def options(self) -> Iterator[str]:
         """The options it knows."""
@@ -138,8 +147,25 @@ def settle(args: argparse.Namespace, *, watched: bool) -> None:
     """
     if args.seed is None:
         args.seed = int.from_bytes(os.urandom(4), "big") >> (32 - SEED_BITS)
+    if args.start is None and (text := _start_in_spec(args)) is not None:
+        with suppress(argparse.ArgumentTypeError):  # resolve() says what is wrong with it
+            args.start = moment(text)
+            args.set = [pair for pair in args.set or () if not pair.startswith("start=")]
     if args.start is None:
         args.start = int(time.time()) if watched else EPOCH_OF_FILES
+
+
+def _start_in_spec(args: argparse.Namespace) -> str | None:
+    """The date in --set or in a spec file, found without reading the rest."""
+    for pair in args.set or ():
+        if pair.startswith("start="):
+            return str(pair.removeprefix("start="))
+    if not (args.spec or "").endswith(".toml"):
+        return None
+    with suppress(OSError, UnicodeDecodeError), open(args.spec, encoding="utf-8") as file:  # noqa: PTH123 - pathlib costs 5 ms
+        found = _START.search(file.read().partition("\n[")[0])
+        return found[1].strip() if found else None
+    return None
 
 
 def stamp(unix_s: float) -> str:
@@ -221,6 +247,6 @@ def speed(text: str) -> float | str:
 
 def duration(text: str) -> float:
     """A duration, seconds."""
-    from ghosttrain.playback import parse_duration
+    from ghosttrain.inputs.durations import parse_duration
 
     return read_by(parse_duration)(text)

@@ -69,14 +69,19 @@ class Interrupted(KeyboardInterrupt):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    before = answer_signals()
+    before: dict[int, Handler] = {}
     try:
+        before = answer_signals()
         code = dispatch(words)
-        flush_standard_output()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except Interrupted as interrupted:
         if not interrupted.told:
             complain("ghosttrain: interrupted")
         code = interrupted.exit_code
+    except KeyboardInterrupt:  # before we could answer ourselves
+        complain("ghosttrain: interrupted")
+        code = 130
     except BrokenPipeError:
         code = 0
     except Exception as error:
@@ -202,23 +207,13 @@ def answer_signals() -> dict[int, Handler]:
         return {}
 
 
-def flush_standard_output() -> None:
-    """Have what print() wrote reach its reader while we can still answer for it."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        from ghosttrain.core.errors import WorldError
-
-        raise WorldError(f"cannot write to standard output: {error.strerror or error}") from error
-
-
 def reported(error: Exception) -> int:
     """Say on stderr what went wrong; returns the exit code."""
     from ghosttrain.core.errors import GhosttrainError
 
+    if isinstance(error, OSError) and error.filename is None:  # print() did not reach its reader
+        complain(f"ghosttrain: cannot write to standard output: {error.strerror or error}")
+        return 1
     if isinstance(error, GhosttrainError):
         complain(f"ghosttrain: {error}")
         return error.exit_code

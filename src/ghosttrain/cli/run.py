@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
     awake = keeping_awake() if args.keep_awake else None
     settle(args, watched=terminal.is_tty and args.format == "classic")
     if args.format == "classic":
-        write_all(terminal.fd, terminal.encode(first_line(args, color=terminal.color) + "\n"))
+        write_all(terminal.fd, header(args, terminal))
     stage = Stage(args, terminal, until_wall_s)
     try:
         if awake is None:
@@ -104,11 +104,15 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def first_line(args: argparse.Namespace, *, color: bool) -> str:
+def header(args: argparse.Namespace, terminal: Terminal) -> bytes:
     """The line that begins a run, before anything of it is known but its seed and date."""
-    level = "\x1b[32mINFO\x1b[0m" if color else "INFO"
-    date = f"\x1b[2m[{stamp(args.start)}]\x1b[0m" if color else f"[{stamp(args.start)}]"
-    return f"{date} {level}    {title(args)}"
+    date, text = f"[{stamp(args.start)}]", f" INFO    {title(args)}"
+    columns = terminal.size()[0] if terminal.is_tty else sys.maxsize
+    if len(date + text) > columns:
+        return terminal.encode((date + text)[: columns - 1] + "…\n")
+    if terminal.color:
+        date, text = f"\x1b[2m{date}\x1b[0m", text.replace(" INFO   ", "\x1b[32m INFO   \x1b[0m", 1)
+    return terminal.encode(f"{date}{text}\n")
 
 
 def title(args: argparse.Namespace) -> str:
@@ -176,6 +180,12 @@ class Stage:
             from ghosttrain.exporters.jsonl import JsonlWriter
 
             self._sink.render = JsonlWriter().accept
+            return self._sink
+        from ghosttrain.views.show.log_sink import classic
+
+        if not is_first:
+            self._sink.write(header(args, self._terminal))
+        self._sink.render = classic(self._terminal, every=args.log_interval)
         return self._sink
 
     def _show(self, *, is_first: bool) -> Show:
@@ -186,7 +196,7 @@ class Stage:
 
             self._sink = Show(Screen(self._terminal), log_interval=self._args.log_interval)
             stop_in_order(self._sink)
-        self._sink.begin(title(self._args), self._args.start, is_written=is_first)
+        self._sink.begin(title(self._args), is_written=is_first)
         return self._sink
 
     def _play(self, run: Run, sink: Show | LogSink, *, instant_lines: int) -> bool:
@@ -223,13 +233,15 @@ def again(args: argparse.Namespace) -> str:
     import shlex
 
     words: list[str] = []
-    skip = False
-    for word in args.words:
-        name, has_value, _ = word.partition("=")
-        if skip or name in ("--seed", "--start"):
-            skip = not skip and not has_value
-            continue
-        words.append(word)
+    rest = iter(args.words)
+    for word in rest:
+        name, has_value, value = word.partition("=")
+        if name in ("--seed", "--start", "--set") and not has_value:
+            value = next(rest, "")
+        if name == "--set" and not value.startswith("start="):
+            words += [name, value]
+        elif name not in ("--seed", "--start", "--set"):
+            words.append(word)
     words += ["--seed", str(args.seed), "--start", iso(args.start)]
     return shlex.join(["ghosttrain", "run", *words])
 

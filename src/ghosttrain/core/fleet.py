@@ -51,8 +51,9 @@ _PHASES: dict[Phase, tuple[float, float, float]] = {
 }
 DRIFT_STEPS = 64  # executed steps between knots of a GPU's slow drift
 _WARMTH_S = 300.0  # a warm inlet lasts this long to either side of its peak
-_CHUNK_BYTES = 1 << 18  # of one metric: four of them stay in a core's L2 cache
+_CHUNK_BYTES = 1 << 17  # of one metric: all that a chunk needs stays in L2
 _TRAIT_FIELDS = 4
+_NOISY = 3  # metrics with noise of their own: power, utilisation, temperature
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +80,8 @@ class FleetSource:
         self._drift = Stream(seed, "fleet.drift")
         self._traits = Stream(seed, "fleet.traits")
         self._nodes = Stream(seed, "fleet.nodes")
-        self._words = -(-self.gpus // 4) * 4  # words of noise per sample, a whole counter
+        self._words = -(-self.gpus // 4) * 4  # words with a lane to spare for every GPU
+        self._noise_words = -(-_NOISY * self.gpus // 16) * 4  # of a sample, whole counters
         self.training_w = training_power_w(spec.gpu, plan.step_time)
         self._busy_pct = 100 * busy_share(plan.step_time)
         self._warmth_steps = max(1, round(_WARMTH_S / plan.step_time.total_s))
@@ -123,7 +125,8 @@ class FleetSource:
         base = gpu.loaded_idle_w if level >= 0 else gpu.idle_w
         samples.power_w[0] = base + max(level, 0.0) * traits.dynamic_w + 1.5 * z[: self.gpus, 0]
         np.maximum(samples.power_w, 0.8 * gpu.idle_w, out=samples.power_w)
-        samples.util_pct[0] = np.clip(util + (1.5 * z[: self.gpus, 1] if 0 < util < 100 else 0), 0, 100)
+        wander = 1.5 if 0 < util < 100 else 0.0
+        samples.util_pct[0] = np.clip(util + wander * z[: self.gpus, 1], 0, 100)
         self._memory(samples.memory_gib[0], traits, held)
         heat = float(self._heat(at)[0])
         inlet = float(self._common_inlet(at)[0])
@@ -135,7 +138,8 @@ class FleetSource:
     def inlet_c(self, node: int, time_s: float, ordinal: int, attempt: int) -> tuple[float, float]:
         """Inlet temperature of a node and what it would be without a warm spell."""
         first = node * self._per_node
-        usual = float(self._common_inlet(np.array([time_s]))[0] + self.traits(attempt).inlet_c[first])
+        common = self._common_inlet(np.array([time_s]))[0]
+        usual = float(common + self.traits(attempt).inlet_c[first])
         event = self._warmth(np.array([ordinal]))
         extra = event[0, node] if event is not None else 0.0
         return usual + float(extra), usual
@@ -149,8 +153,9 @@ class FleetSource:
         return gpu.loaded_idle_w + level * (self.training_w - gpu.loaded_idle_w)
 
     def _empty(self, step: I64, time_s: F64) -> FleetSamples:
-        shape = len(step), self.gpus
-        return FleetSamples(step, time_s, *(np.empty(shape, np.float32) for _ in range(4)))
+        # One allocation: from 4 MiB on NumPy asks for huge pages, which are cheaper to touch.
+        util, temp, memory, power = np.empty((4, len(step), self.gpus), np.float32)
+        return FleetSamples(step, time_s, util, temp, memory, power)
 
     def _fill(
         self,
@@ -194,15 +199,15 @@ class FleetSource:
         self._training_memory(samples.memory_gib[part], ordinals[part], span, traits)
 
     def _white(self, ordinals: I64) -> F32:
-        """White noise of each sample, shape (K, 4, G): a fixed run of words per executed step."""
-        words, count = self._words, len(ordinals)
+        """White noise of each sample, shape (K, 3, G): a fixed run of words per executed step."""
+        words, count = self._noise_words, len(ordinals)
         if count > 1 and int(ordinals[-1]) - int(ordinals[0]) == count - 1:
             bits = self._noise.words(int(ordinals[0]) * words, count * words)
         else:
             bits = np.concatenate([self._noise.words(e * words, words) for e in ordinals.tolist()])
-        lanes = bits.astype("<u8", copy=False).view(np.uint16)
-        z = normal_table().take(lanes, mode="clip").reshape(count, 4, words)
-        return z[:, :, : self.gpus]
+        lanes = bits.astype("<u8", copy=False).view(np.uint16).reshape(count, 4 * words)
+        used = lanes[:, : _NOISY * self.gpus].reshape(count, _NOISY, self.gpus)
+        return normal_table().take(used, mode="clip")
 
     def _draw_knot(self, knot: int) -> F32:
         """Slow drift of every GPU's power at a knot, shape (G,)."""
@@ -230,6 +235,7 @@ class FleetSource:
         ranks_per_stage = max(1, gpus // len(memory))
         stage = np.minimum(np.arange(gpus) // ranks_per_stage, len(memory) - 1)
         dynamic = (self.training_w - spec.gpu.loaded_idle_w) * (1 + 0.02 * z[:, 0])
+        held = memory[stage] + 0.08 * np.abs(z[:, 2])
         usable = spec.gpu.memory_gib - 0.3
         return Traits(
             dynamic_w=dynamic.astype(np.float32),
@@ -237,7 +243,7 @@ class FleetSource:
                 spec.gpu.thermal_resistance_c_per_w * aged * (1 + 0.03 * np.clip(z[:, 1], -3, 3))
             ).astype(np.float32),
             inlet_c=inlet.astype(np.float32),
-            memory_gib=np.minimum(memory[stage] + 0.08 * np.abs(z[:, 2]), usable).astype(np.float32),
+            memory_gib=np.minimum(held, usable).astype(np.float32),
             util_pct=np.minimum(self._busy_pct - 0.4 + 0.3 * z[:, 3], 99.8).astype(np.float32),
         )
 
@@ -267,11 +273,6 @@ class FleetSource:
         levels = np.array([max(0.0, _PHASES[s.phase][0]) for s in near])
         starts = np.array([s.start_s for s in near])
         ends = np.array([s.end_s for s in near])
-        # The future is unknown: the span in progress has no end yet.
-        ends[-1] = np.inf
-        if first == 0:
-            starts, ends = np.insert(starts, 0, -np.inf), np.insert(ends, 0, 0.0)
-            levels = np.insert(levels, 0, 0.0)
         return heat_level(time_s, starts, ends, levels)
 
     def _common_inlet(self, time_s: F64) -> F64:
@@ -292,7 +293,8 @@ class FleetSource:
         for i in warm.tolist():
             away = (ordinals - spells.ordinal[i]) / reach
             bump = np.where(np.abs(away) < 1, 0.5 * (1 + np.cos(np.pi * away)), 0.0)
-            out[:, int(spells.node_share[i] * nodes)] += (spells.warmth_c[i] * bump).astype(np.float32)
+            node = int(spells.node_share[i] * nodes)
+            out[:, node] += (spells.warmth_c[i] * bump).astype(np.float32)
         return out
 
     def _without_lost(self, samples: FleetSamples, span: Span) -> FleetSamples:

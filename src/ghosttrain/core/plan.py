@@ -88,9 +88,7 @@ class Plan:
     def init_s(self) -> float:
         """Expected time of initialisation."""
         p = self.phases
-        return (
-            p.weights_s + p.tokenizer_s + p.dataset_s + p.gpus_s + p.nccl_s + p.all_reduce_test_s
-        )
+        return p.weights_s + p.tokenizer_s + p.dataset_s + p.gpus_s + p.nccl_s + p.all_reduce_test_s
 
     @property
     def stops(self) -> tuple[int, int]:
@@ -259,6 +257,7 @@ def refuse_nonsense(spec: RunSpec) -> None:
         if not low <= value <= high:
             raise SpecError(f"{name} is {value:,}; it must be from {low:,} to {high:,}")
     _refuse_hardware(spec)
+    _refuse_faults(spec)
     if cluster.gpus > cluster.gpus_per_node and cluster.gpus % cluster.gpus_per_node:
         full = cluster.gpus - cluster.gpus % cluster.gpus_per_node
         raise PlanError(
@@ -286,3 +285,18 @@ def _refuse_hardware(spec: RunSpec) -> None:
         raise PlanError(f"{gpu.product_name} has no FP8 tensor cores: use --precision bf16")
     if precision == "bf16" and not gpu.bf16_tflops:
         raise PlanError(f"{gpu.product_name} has no BF16 tensor cores: use --precision fp16")
+
+
+def _refuse_faults(spec: RunSpec) -> None:
+    timeout_s, gpus = spec.faults.watchdog_timeout_s, spec.cluster.gpus
+    if not 1.0 <= timeout_s <= 1e6:
+        raise SpecError(f"watchdog_timeout_s is {timeout_s:,}; it must be from 1 to 1,000,000")
+    for fault in spec.faults.injected:
+        if not 0.0 <= fault.at_s <= 1e9:
+            raise SpecError(
+                f"{fault.kind.name} at {fault.at_s:,} s: give a moment from 0 to 1,000,000,000 s"
+            )
+        if fault.gpu is not None and not 0 <= fault.gpu < gpus:
+            raise SpecError(
+                f"{fault.kind.name} on GPU {fault.gpu:,}: the run has GPUs 0 to {gpus - 1:,}"
+            )

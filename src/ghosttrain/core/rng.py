@@ -23,6 +23,40 @@ U64 = NDArray[np.uint64]
 _LANES = 4  # Philox4x64 yields four words per counter
 _SQRT_HALF = float(np.sqrt(0.5))
 
+# Acklam's coefficients, highest power first: the middle (a / b), and beyond _TAIL (c / d).
+_TAIL = 0.02425
+_ACKLAM_A = (
+    -3.969683028665376e1,
+    2.209460984245205e2,
+    -2.759285104469687e2,
+    1.383577518672690e2,
+    -3.066479806614716e1,
+    2.506628277459239e0,
+)
+_ACKLAM_B = (
+    -5.447609879822406e1,
+    1.615858368580409e2,
+    -1.556989798598866e2,
+    6.680131188771972e1,
+    -1.328068155288572e1,
+    1.0,
+)
+_ACKLAM_C = (
+    -7.784894002430293e-3,
+    -3.223964580411365e-1,
+    -2.400758277161838e0,
+    -2.549732539343734e0,
+    4.374664141464968e0,
+    2.938163982698783e0,
+)
+_ACKLAM_D = (
+    7.784695709041462e-3,
+    3.224671290700398e-1,
+    2.445134137142996e0,
+    3.754408661907416e0,
+    1.0,
+)
+
 
 def stream_key(seed: int, name: str) -> tuple[int, int]:
     """Key of the stream `name` under `seed`, two 64-bit words."""
@@ -42,28 +76,31 @@ def exponential_table() -> F32:
     return (-np.log1p(-(np.arange(65536) + 0.5) / 65536)).astype(np.float32)
 
 
+def _horner(coefficients: tuple[float, ...], x: F64) -> F64:
+    """The polynomial with these coefficients, highest power first, at `x`."""
+    value = coefficients[0] * x + coefficients[1]
+    for coefficient in coefficients[2:]:
+        value = value * x + coefficient
+    return value
+
+
 def normal_quantile(p: F64) -> F64:
     """Inverse of the standard normal distribution function, for 0 < p < 1.
 
     Source: P. J. Acklam's rational approximation (relative error under 1.2e-9).
     """
-    a = (-3.969683028665376e1, 2.209460984245205e2, -2.759285104469687e2, 1.383577518672690e2)
-    a += (-3.066479806614716e1, 2.506628277459239e0)
-    b = (-5.447609879822406e1, 1.615858368580409e2, -1.556989798598866e2, 6.680131188771972e1)
-    b += (-1.328068155288572e1, 1.0)
-    c = (-7.784894002430293e-3, -3.223964580411365e-1, -2.400758277161838e0)
-    c += (-2.549732539343734e0, 4.374664141464968e0, 2.938163982698783e0)
-    d = (7.784695709041462e-3, 3.224671290700398e-1, 2.445134137142996e0, 3.754408661907416e0, 1.0)
     out = np.empty_like(p)
-    low, high = p < 0.02425, p > 1 - 0.02425
+    low, high = p < _TAIL, p > 1 - _TAIL
     mid = ~(low | high)
     q = p[mid] - 0.5
     r = q * q
-    out[mid] = q * np.polyval(a, r) / np.polyval(b, r)
-    q = np.sqrt(-2 * np.log(p[low]))
-    out[low] = np.polyval(c, q) / np.polyval(d, q)
-    q = np.sqrt(-2 * np.log1p(-p[high]))
-    out[high] = -np.polyval(c, q) / np.polyval(d, q)
+    out[mid] = q * _horner(_ACKLAM_A, r) / _horner(_ACKLAM_B, r)
+    if low.any():
+        q = np.sqrt(-2 * np.log(p[low]))
+        out[low] = _horner(_ACKLAM_C, q) / _horner(_ACKLAM_D, q)
+    if high.any():
+        q = np.sqrt(-2 * np.log1p(-p[high]))
+        out[high] = -_horner(_ACKLAM_C, q) / _horner(_ACKLAM_D, q)
     return out
 
 

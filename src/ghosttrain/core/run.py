@@ -6,6 +6,7 @@ dense exists until someone asks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 
@@ -116,7 +117,8 @@ class Run:
             start_s: First moment.
             stop_s: Moment after the last; may be infinite.
             sample_every: Steps between fleet samples; a multiple gives some of the same
-                samples. Collective timings follow at five times that distance, at least 50.
+                samples. Collective timings follow at five times the least common multiple
+                of that distance and 10.
         """
         if sample_every < 1:
             raise SpecError(f"sample_every is {sample_every}; it must be at least 1")
@@ -151,8 +153,13 @@ class Run:
         sample = self._fleet.during_steps(span, np.array([number]), np.array([at_s]), factors)
         done = span.step + number + (1 if at_s >= columns.end_s[0] else 0)
         return FleetSamples(
-            np.array([done]), sample.time_s, sample.util_pct, sample.temp_c,
-            sample.memory_gib, sample.power_w, sample.lost,
+            np.array([done]),
+            sample.time_s,
+            sample.util_pct,
+            sample.temp_c,
+            sample.memory_gib,
+            sample.power_w,
+            sample.lost,
         )
 
     def steps(self, first: int, last: int) -> StepColumns:
@@ -247,7 +254,7 @@ class Run:
     ) -> StepsCompleted:
         cut = slice(start, stop)
         step = c.step[cut]
-        every = max(COLLECTIVE_EVERY, 5 * sample_every)
+        every = COLLECTIVE_EVERY * (sample_every // math.gcd(sample_every, SAMPLE_EVERY))
         timed = start + np.flatnonzero(step % every == 0)
         sampled = start + np.flatnonzero((step % sample_every == 0) | (step == 1))
         fleet = collectives = None
@@ -257,8 +264,18 @@ class Run:
         if len(timed) and self.plan.gradient_collective.ranks > 1:
             collectives = self._collectives(span, number, c, timed)
         return StepsCompleted(
-            span.attempt, step, c.end_s[cut], c.step_time_s[cut], c.loss[cut], c.grad_norm[cut],
-            c.learning_rate[cut], c.tokens_per_s[cut], c.mfu[cut], c.eta_s[cut], fleet, collectives,
+            span.attempt,
+            step,
+            c.end_s[cut],
+            c.step_time_s[cut],
+            c.loss[cut],
+            c.grad_norm[cut],
+            c.learning_rate[cut],
+            c.tokens_per_s[cut],
+            c.mfu[cut],
+            c.eta_s[cut],
+            fleet,
+            collectives,
         )
 
     def _collectives(self, span: Span, number: int, c: StepColumns, at: I64) -> CollectiveSamples:
@@ -289,7 +306,8 @@ class Run:
             node = int(late.node_share[i] * nodes)
             time_s, step = float(c.end_s[at]), int(c.step[at])
             if kind in (LATE_LOADER, SLOW_COLLECTIVE):
-                word = WarningKind.LATE_LOADER if kind == LATE_LOADER else WarningKind.SLOW_COLLECTIVE
+                is_loader = kind == LATE_LOADER
+                word = WarningKind.LATE_LOADER if is_loader else WarningKind.SLOW_COLLECTIVE
                 value, usual = float(late.delay[i]) * span.step_time_s, span.step_time_s
             else:
                 word = WarningKind.WARM_INLET
@@ -302,7 +320,12 @@ class Run:
             value = float(c.grad_norm[at])
             out.setdefault(at, []).append(
                 WarningRaised(
-                    float(c.end_s[at]), WarningKind.GRAD_NORM_BURST, step, None, None, value,
+                    float(c.end_s[at]),
+                    WarningKind.GRAD_NORM_BURST,
+                    step,
+                    None,
+                    None,
+                    value,
                     value / size,
                 )
             )
@@ -410,14 +433,21 @@ class Run:
                 if incident.kind.detection == "watchdog":
                     yield self._watchdog(span, incident)
                 yield RunAborted(
-                    span.end_s, span.attempt, incident.number, incident.step,
+                    span.end_s,
+                    span.attempt,
+                    incident.number,
+                    incident.step,
                     incident.checkpoint_step,
                 )
             case Phase.DOWN:
                 incident = self.timeline.incidents[span.incident - 1]
                 yield RunRestarted(
-                    span.end_s, span.attempt + 1, incident.checkpoint_step,
-                    incident.step - incident.checkpoint_step, span.duration_s, incident.node,
+                    span.end_s,
+                    span.attempt + 1,
+                    incident.checkpoint_step,
+                    incident.step - incident.checkpoint_step,
+                    span.duration_s,
+                    incident.node,
                 )
             case _:
                 return
@@ -465,6 +495,7 @@ class Run:
 
     def _watchdog(self, span: Span, incident: Incident) -> WatchdogTimedOut:
         base, layers = self.plan.gradient_collective, self.spec.model.layers
+        steps_done = incident.step - self._attempt_step(span.attempt)
         operation = {"all_reduce": "ALLREDUCE", "reduce_scatter": "_REDUCE_SCATTER_BASE"}
         return WatchdogTimedOut(
             time_s=span.end_s,
@@ -473,7 +504,7 @@ class Run:
             step=incident.step,
             rank=incident.gpu,
             waiting_ranks=self.spec.cluster.gpus - 1,
-            sequence=(incident.step - self._attempt_step(span.attempt)) * 3 * layers + 1 + 2 * layers,
+            sequence=3 * layers * steps_done + 2 * layers + 1,
             operation=operation.get(base.op, "ALLREDUCE"),
             elements=int(base.size_bytes / 4),
             timeout_s=self.spec.faults.watchdog_timeout_s,
@@ -500,7 +531,7 @@ class Run:
         run_s = self.end_s
         results = self.timeline.validations
         seen = sum(1 for step in results.step if step <= done)
-        final = float(self._steps.loss(done, 1)[0]) if done else float(np.log(self.spec.model.vocab_size))
+        final = self._steps.loss(done, 1)[0] if done else np.log(self.spec.model.vocab_size)
         best = min(range(seen), key=results.loss.__getitem__, default=None)
         flops = done * recipe.tokens_per_step * plan.flops_per_token
         rate = plan.peak_tflops * TERA * self.spec.cluster.gpus
@@ -511,7 +542,7 @@ class Run:
             epochs=done // recipe.steps_per_epoch,
             steps=done,
             tokens=done * recipe.tokens_per_step,
-            final_loss=final,
+            final_loss=float(final),
             validation_loss=results.loss[seen - 1] if seen else float("nan"),
             best_validation_loss=results.loss[best] if best is not None else float("nan"),
             best_validation_step=results.step[best] if best is not None else 0,

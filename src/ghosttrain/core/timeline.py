@@ -12,14 +12,12 @@ checkpoint the run goes on, which node is swapped, which validations improved.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ghosttrain.core.events import Phase
 from ghosttrain.core.laws.loss import validation_loss
@@ -148,25 +146,28 @@ def draw_validations(plan: Plan, seed: int) -> Validations:
     z_set = float(stream.normal(0, 1)[0])
     z_step = stream.normal(4, len(steps))
     curve, dataset = plan.loss_curve, plan.spec.dataset
-    loss = validation_loss(curve, dataset, steps, z_set, 0.0) + 0.002 * z_step
+    loss = validation_loss(curve, dataset, steps, z_set, z_step)
     best = np.minimum.accumulate(loss)
     improved = np.ones(len(loss), dtype=bool)
     improved[1:] = loss[1:] < best[:-1]
     return Validations(
-        tuple(int(s) for s in steps), tuple(loss.tolist()), tuple(best.tolist()),
+        tuple(int(s) for s in steps),
+        tuple(loss.tolist()),
+        tuple(best.tolist()),
         tuple(improved.tolist()),
     )
 
 
 def draw_faults(plan: Plan, seed: int) -> Iterator[tuple[float, FaultKind, int]]:
-    """(time, kind, GPU) of all faults in order of time, without end if any are drawn."""
+    """(time, kind, GPU) of all faults in order of time, up to the day of the time limit."""
     faults, gpus = plan.spec.faults, plan.spec.cluster.gpus
+    days = math.ceil(plan.spec.time_limit_s / DAY_S)
     places = Stream(seed, "faults.injected")
     injected = sorted(
         (f.at_s, f.kind.name, f.kind, _place(f.gpu, places, f.at_s, gpus)) for f in faults.injected
     )
     streams = [iter([(at, kind, gpu) for at, _, kind, gpu in injected])]
-    streams += [_poisson(kind, seed, gpus) for kind in faults.drawn]
+    streams += [_poisson(kind, seed, gpus, days) for kind in faults.drawn]
     return heapq.merge(*streams, key=lambda fault: fault[0])
 
 
@@ -177,12 +178,14 @@ def _place(gpu: int | None, stream: Stream, at_s: float, gpus: int) -> int:
     return int(stream.uniform(int(at_s * 1000), 1)[0] * gpus)
 
 
-def _poisson(kind: FaultKind, seed: int, gpus: int) -> Iterator[tuple[float, FaultKind, int]]:
-    """Poisson faults of one kind, day by day."""
+def _poisson(
+    kind: FaultKind, seed: int, gpus: int, days: int
+) -> Iterator[tuple[float, FaultKind, int]]:
+    """Poisson faults of one kind within so many days, day by day."""
     stream = Stream(seed, f"faults.{kind.name}")
     mean = kind.rate_per_1000_gpu_days * gpus / 1000
     most = 256  # words kept for one day
-    for day in itertools.count():
+    for day in range(days):
         u = stream.uniform(day * most, most)
         count = min(_poisson_quantile(u[0], mean), most // 2 - 1)
         times = np.sort((day + u[2 : 2 + count]) * DAY_S)
@@ -228,9 +231,10 @@ class _Drawing:
 
     def draw(self, total_steps: int) -> Timeline:
         limit = self.plan.spec.time_limit_s
-        while self.time_s < limit and not self._attempt(total_steps):
-            pass
-        completed = self.time_s <= limit
+        finished = False
+        while self.time_s < limit and not finished:
+            finished = self._attempt(total_steps)
+        completed = finished and self.time_s <= limit
         if not completed:
             self._cut_at(limit)
         self.spans.append(
@@ -247,7 +251,9 @@ class _Drawing:
             expected = expected_init_s(self.plan, phase, self.attempt, self.checkpoint_step)
             if not self._pass(phase, expected * self._phase_factor(number)):
                 return False
-        if self.step < total_steps and not (self._warm_up(total_steps) and self._train(total_steps)):
+        if self.step < total_steps and not (
+            self._warm_up(total_steps) and self._train(total_steps)
+        ):
             return False
         return self._pass(Phase.EXPORT, self.plan.phases.export_s * self._phase_factor(7))
 
@@ -277,8 +283,14 @@ class _Drawing:
     def _add(self, phase: Phase, end_s: float, *, cut: bool = False, incident: int = 0) -> None:
         self.spans.append(
             Span(
-                phase, self.time_s, end_s, self.attempt, self.step,
-                ordinal=self.ordinal, cut=cut, incident=incident,
+                phase,
+                self.time_s,
+                end_s,
+                self.attempt,
+                self.step,
+                ordinal=self.ordinal,
+                cut=cut,
+                incident=incident,
             )
         )
         self.time_s = end_s
@@ -319,13 +331,21 @@ class _Drawing:
         limit = min(self.plan.spec.time_limit_s, math.inf if fault_s is None else fault_s)
         done = steps
         if limit < end:
-            done = self.pace.completed(begin + (limit - self.time_s) / scale) - self.ordinal
-            done = max(0, min(steps, done))
+            done = self._completed_by(limit, begin, scale, steps)
         cut = fault_s is not None
         self.spans.append(
             Span(
-                Phase.TRAINING, self.time_s, fault_s if fault_s is not None else end,
-                self.attempt, self.step, done, self.ordinal, factor, cut, 0, scale,
+                Phase.TRAINING,
+                self.time_s,
+                fault_s if fault_s is not None else end,
+                self.attempt,
+                self.step,
+                done,
+                self.ordinal,
+                factor,
+                cut,
+                0,
+                scale,
             )
         )
         self.time_s = self.spans[-1].end_s
@@ -334,6 +354,14 @@ class _Drawing:
         if cut:
             self._strike()
         return not cut and self.time_s < self.plan.spec.time_limit_s
+
+    def _completed_by(self, limit_s: float, begin: float, scale: float, most: int) -> int:
+        """How many of the next `most` steps end by `limit_s`, going by the ends that are shown."""
+        near = self.pace.completed(begin + (limit_s - self.time_s) / scale) - self.ordinal
+        first = max(0, min(near - 1, most))  # rounding may be off by one step
+        last = max(first, min(near + 1, most))
+        ends = self.pace.ends(self.ordinal + first, self.ordinal + last)
+        return first + int(np.searchsorted((ends - begin) * scale + self.time_s, limit_s, "right"))
 
     def _stop(self, step: int) -> bool:
         """What is due after `step`: validation, checkpoint. False when a fault cuts it."""
@@ -354,10 +382,10 @@ class _Drawing:
         return True
 
     def _stop_draws(self, number: int) -> tuple[float, float]:
-        """Two standard normals of the stop `number`, drawn by the thousand."""
-        chunk, inside = divmod(number, 1000)
+        """Two standard normals of the stop `number`, drawn by the hundred."""
+        chunk, inside = divmod(number, 100)
         if chunk != self._stop_chunk[0]:
-            drawn = self._stop_noise.normal(2000 * chunk, 2000).reshape(1000, 2)
+            drawn = self._stop_noise.normal(200 * chunk, 200).reshape(100, 2)
             self._stop_chunk = chunk, drawn.tolist()
         first, second = self._stop_chunk[1][inside]
         return first, second
@@ -369,14 +397,23 @@ class _Drawing:
         self.next_fault = next(self.faults, None)
         number = len(self.incidents) + 1
         node = gpu // self.plan.spec.cluster.gpus_per_node
-        u, z = self._fault_noise.uniform(4 * number, 1)[0], self._fault_noise.normal(4 * number + 1, 1)[0]
+        u, z = (
+            self._fault_noise.uniform(4 * number, 1)[0],
+            self._fault_noise.normal(4 * number + 1, 1)[0],
+        )
         timeout = self.plan.spec.faults.watchdog_timeout_s
         waited = timeout + 0.08 * float(u) if kind.detection == "watchdog" else 1 + 29 * float(u)
         struck_s = self.time_s
         self._add(Phase.HANG, struck_s + waited, incident=number)
         self.incidents.append(
             Incident(
-                number, kind, struck_s, gpu, node, self.attempt, self.step,
+                number,
+                kind,
+                struck_s,
+                gpu,
+                node,
+                self.attempt,
+                self.step,
                 detected_s=self.time_s,
                 checkpoint_step=self.checkpoint_step,
                 spare=self.plan.spec.cluster.nodes + number - 1,
@@ -395,6 +432,9 @@ class _Drawing:
         self.spans.append(replace(last, end_s=limit_s, cut=True))
         self.time_s = limit_s
         self.attempt, self.step = last.attempt, last.step + last.steps
+        self.incidents = [i for i in self.incidents if i.time_s < limit_s]
+        if last.incident:  # what came after the checkpoint is lost
+            self.step = self.checkpoint_step
 
 
 def expected_init_s(plan: Plan, phase: Phase, attempt: int, checkpoint_step: int) -> float:

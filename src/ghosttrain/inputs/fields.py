@@ -1,16 +1,18 @@
 """Fields by dotted name: what a spec file, `--set` and the flags all speak of.
 
 A request is a flat mapping such as {"model": "llama-3-8b", "recipe.seq_len": 4096}. The names
-are those of the records in `core.spec`; values are checked against the type of the field.
+are those of the records in `core.spec`; values are checked against the type of the field and
+against what is possible for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import re
 import types
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,6 +30,7 @@ from ghosttrain.core.spec import (
     RunSpec,
     Tokenizer,
 )
+from ghosttrain.inputs.limits import LIMITS
 
 Asked = dict[str, Any]
 
@@ -43,7 +46,8 @@ PARTS: dict[str, type] = {
     "recipe": Recipe,
     "parallel": ParallelRequest,
 }
-NAMED = ("model", "gpu", "dataset", "tokenizer", "cluster.fabric")  # may be a catalogue name
+# May be a name of the catalogue instead of a table.
+NAMED = ("model", "gpu", "cluster", "cluster.fabric", "dataset", "tokenizer")
 EXTRA: dict[str, Any] = {
     "recipe.steps": int,
     "recipe.tokens": float,
@@ -53,6 +57,14 @@ EXTRA: dict[str, Any] = {
     "time_limit_s": float,
     "output_dir": str,
 }
+LONGEST_TEXT = 1000
+
+_NUMBER = re.compile(
+    r"([+-]?\d[\d,_]*(?:\.\d*)?(?:e[+-]?\d{1,3})?)\s*([KMBGT]?)", re.IGNORECASE | re.ASCII
+)
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_LARGEST = 1e30
+_WRONG = object()
 
 
 @cache
@@ -69,59 +81,98 @@ def field_types() -> Mapping[str, Any]:
 
 
 def checked(name: str, value: Any, where: str) -> Any:
-    """The value of field `name`, converted to its type.
+    """The value of field `name`, converted to its type; numbers may be texts, as in "15T".
 
     Raises:
-        SpecError: If there is no such field (with the nearest one) or the type is wrong.
+        SpecError: If there is no such field (with the nearest one), or the value is of the wrong
+            type or impossible.
     """
-    types_by_name = field_types()
-    if name not in types_by_name:
-        near = difflib.get_close_matches(name, types_by_name, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "see docs/spec-file.md"
-        raise SpecError(f"{where}: unknown key {name!r}: {hint}")
-    kind = types_by_name[name]
+    kinds = field_types()
+    if name not in kinds:
+        raise SpecError(f"{where}: unknown key {name!r}: {_hint(name)}")
+    kind = kinds[name]
     converted = _convert(kind, value)
     if converted is _WRONG:
-        raise SpecError(f"{where}: {name} is {value!r}; it must be {_in_words(kind)}")
+        raise SpecError(f"{where}: {name} is {_short(value)}; it must be {in_words(kind)}")
+    if isinstance(converted, int | float) and name in LIMITS:
+        low, high = LIMITS[name]
+        if not low <= converted <= high:
+            raise SpecError(
+                f"{where}: {name} is {converted:,}; it must be from {low:,} to {high:,}"
+            )
     return converted
 
 
-def parse_text(name: str, text: str, where: str) -> Any:
-    """The value of field `name` written as text, as `--set` gives it."""
-    return checked(name, text, where)
+def _hint(name: str) -> str:
+    """Where to go from an unknown key."""
+    if name in PARTS:
+        return f"it is a table, give its fields, as in {name}.{_first_field(name)}"
+    known = list(field_types())
+    last = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
+    near = last[:1] or difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "see docs/spec-file.md"
 
 
-_WRONG = object()
+def _first_field(part: str) -> str:
+    return dataclasses.fields(PARTS[part])[0].name
+
+
+def _short(value: Any) -> str:
+    """The value as a message shows it: one line, not endless."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    try:
+        text = repr(value)
+    except ValueError:  # CPython's limit on the digits of an int
+        return "a number beyond all bounds"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _convert(kind: Any, value: Any) -> Any:
     if get_origin(kind) in (Union, types.UnionType):
-        if value is None or value == "auto":
-            return None
-        return _convert(next(k for k in get_args(kind) if k is not type(None)), value)
+        return None if value == "auto" else _convert(_without_none(kind), value)
     if get_origin(kind) is Literal:
-        return value if value in get_args(kind) else _WRONG
+        return value if isinstance(value, str) and value in get_args(kind) else _WRONG
     if kind is bool:
-        return {"true": True, "false": False, True: True, False: False}.get(value, _WRONG)
-    if kind in (int, float) and not isinstance(value, bool):
-        try:
-            number = float(str(value).replace("_", "").replace(",", ""))
-        except ValueError:
-            return _WRONG
-        if not math.isfinite(number) or (kind is int and number != int(number)):
-            return _WRONG
-        return int(value) if kind is int and isinstance(value, int) else kind(number)
-    if kind is str:
-        return value if isinstance(value, str) else _WRONG
-    return _WRONG
+        known = {"true": True, "false": False}
+        return value if isinstance(value, bool) else known.get(str(value).lower(), _WRONG)
+    if kind in (int, float):
+        return _number(kind, value)
+    fits = isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TEXT
+    return value if fits else _WRONG
 
 
-def _in_words(kind: Any) -> str:
+def _number(kind: type, value: Any) -> Any:
+    if isinstance(value, str):
+        found = _NUMBER.fullmatch(value.strip())
+        if found is None:
+            return _WRONG
+        number = Decimal(found[1].replace("_", "").replace(",", "")) * _SUFFIXES[found[2].upper()]
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST:
+        number = Decimal(value)
+    else:
+        return _WRONG
+    if abs(number) >= _LARGEST:
+        return _WRONG
+    if kind is float:
+        return float(number)
+    return int(number) if number == int(number) else _WRONG
+
+
+def _without_none(kind: Any) -> Any:
+    return next(k for k in get_args(kind) if k is not type(None))
+
+
+def in_words(kind: Any) -> str:
+    """What a value of this type is."""
     if get_origin(kind) in (Union, types.UnionType):
-        return _in_words(next(k for k in get_args(kind) if k is not type(None))) + ", or auto"
+        return in_words(_without_none(kind)) + ", or auto"
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    return words.get(kind, f"a line of text of at most {LONGEST_TEXT:,} characters")
 
 
 def asked_of(part: str, asked: Asked) -> Asked:
@@ -130,22 +181,16 @@ def asked_of(part: str, asked: Asked) -> Asked:
     return {
         name.removeprefix(prefix): value
         for name, value in asked.items()
-        if name.startswith(prefix) and "." not in name.removeprefix(prefix)
+        if name.startswith(prefix) and name not in PARTS and "." not in name.removeprefix(prefix)
     }
 
 
-def flat(spec: RunSpec) -> Asked:
-    """All fields of the parts of a spec by dotted name, None ones left out."""
-    out: Asked = {}
-    for part in PARTS:
-        record: Any = spec
-        for name in part.split("."):
-            record = getattr(record, name) if record is not None else None
-        if record is None:
-            continue
-        for field in dataclasses.fields(record):
-            name = f"{part}.{field.name}"
-            value = getattr(record, field.name)
-            if name not in PARTS and value is not None:
-                out[name] = value
-    return out
+def fields_of(part: str, spec: RunSpec) -> Asked:
+    """The fields of `part` in a spec by their short names, without None and inner parts."""
+    record: Any = spec
+    for name in part.split("."):
+        record = getattr(record, name) if record is not None else None
+    if record is None:
+        return {}
+    values = ((f.name, getattr(record, f.name)) for f in dataclasses.fields(record))
+    return {k: v for k, v in values if v is not None and f"{part}.{k}" not in PARTS}

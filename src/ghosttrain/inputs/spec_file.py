@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from ghosttrain.core.errors import InputFileError
+from ghosttrain import catalog
+from ghosttrain.core.errors import InputFileError, UnknownNameError
 from ghosttrain.core.spec import RunSpec
-from ghosttrain.inputs.fields import PARTS, Asked, checked, flat
+from ghosttrain.inputs.faults import fault_words
+from ghosttrain.inputs.fields import NAMED, PARTS, Asked, checked, fields_of
 
-_MOST_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 20
 _HEADER = "# A run for ghosttrain: `ghosttrain run FILE`. Fields: docs/spec-file.md\n\n"
+# Tables of torchtitan's job files that our own spec files do not have.
+_TORCHTITAN = {"job", "training", "optimizer", "lr_scheduler", "parallelism", "metrics"}
+_MEGATRON = ("pretrain_gpt.py", "--num-layers", "--tensor-model-parallel-size")
 
 
 def read_spec_file(path: Path) -> Asked:
@@ -22,23 +27,45 @@ def read_spec_file(path: Path) -> Asked:
         InputFileError: If the file cannot be read or is no TOML (with the line).
         SpecError: If a key is unknown or a value has the wrong type.
     """
+    text = _text(path)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > _MOST_BYTES:
-        raise InputFileError(f"{path}: {len(raw):,} bytes; a spec file has at most {_MOST_BYTES:,}")
-    try:
-        tree = tomllib.loads(raw.decode())
-    except UnicodeDecodeError:
-        raise InputFileError(f"{path}: is not UTF-8 text") from None
+        tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputFileError(f"{path}: is no TOML: {error}") from None
+        if any(word in text for word in _MEGATRON):
+            raise InputFileError(f"{path}: Megatron-LM launch scripts are not read yet") from None
+        raise InputFileError(f"{path}: is no TOML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise InputFileError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # CPython's limit on the digits of an int
+        raise InputFileError(f"{path}: is no TOML: {str(error).partition(';')[0]}") from None
+    if not tree:
+        raise InputFileError(f"{path}: asks for nothing")
+    if _TORCHTITAN & {name for name, value in tree.items() if isinstance(value, dict)}:
+        raise InputFileError(f"{path}: torchtitan job files are not read yet")
     asked: Asked = {}
     _flatten(tree, "", str(path), asked)
     return asked
+
+
+def _text(path: Path) -> str:
+    """The text of a regular file of reasonable size."""
+    try:
+        if path.exists() and not path.is_file():
+            raise InputFileError(f"{path}: is not a regular file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise InputFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL in the path
+        raise InputFileError(f"{str(path)!r}: no such file") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise InputFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: no spec file is")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputFileError(f"{path}: is not UTF-8 text") from None
 
 
 def _flatten(tree: dict[str, Any], prefix: str, where: str, asked: Asked) -> None:
@@ -46,38 +73,70 @@ def _flatten(tree: dict[str, Any], prefix: str, where: str, asked: Asked) -> Non
         name = prefix + key
         if isinstance(value, dict) and name in PARTS:
             _flatten(value, f"{name}.", where, asked)
-        elif name == "start" and isinstance(value, datetime):
+        elif name == "start" and isinstance(value, date):
             asked[name] = value.isoformat()
+        elif key == "base" and prefix[:-1] in NAMED:  # TOML has no table that is also a name
+            asked[prefix[:-1]] = checked(prefix[:-1], value, where)
         else:
             asked[name] = checked(name, value, where)
 
 
 def write_spec_file(spec: RunSpec) -> str:
-    """A spec file that asks for exactly this run (with the same seed), as text."""
+    """A spec file that asks for exactly this run (with the same seed), as text.
+
+    What is as the catalogue has it is written as its name, the rest field by field.
+    """
     import tomli_w
 
     tree: dict[str, Any] = {
         "start": datetime.fromtimestamp(spec.start_unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "time_limit_s": spec.time_limit_s,
         "output_dir": spec.output_dir,
+        "faults": fault_words(spec.faults),
         "watchdog_timeout_s": spec.faults.watchdog_timeout_s,
-        "faults": _fault_words(spec),
     }
-    for name, value in flat(spec).items():
-        *parts, field = name.split(".")
-        table = tree
-        for part in parts:
-            table = table.setdefault(part, {})
-        table[field] = value
-    return _HEADER + tomli_w.dumps(tree)
+    for part in ("model", "gpu", "dataset", "tokenizer"):
+        tree[part] = _name_or_fields(part, spec)
+    tree["cluster"] = _cluster_fields(spec)
+    for part in ("recipe", "parallel"):
+        tree[part] = fields_of(part, spec)
+    return _HEADER + tomli_w.dumps({k: v for k, v in tree.items() if v != {}})
 
 
-def _fault_words(spec: RunSpec) -> str:
-    """The faults in the words of --faults."""
-    if spec.faults.drawn:
-        return "realistic"
-    words = []
-    for fault in spec.faults.injected:
-        gpu = "" if fault.gpu is None else f":{fault.gpu}"
-        words.append(f"{fault.kind.name}@{fault.at_s!r}s{gpu}")
-    return ",".join(words) or "none"
+def _name_or_fields(part: str, spec: RunSpec) -> str | dict[str, Any]:
+    """The catalogue's name of a part where it is unchanged, else all its fields."""
+    record = getattr(spec, part)
+    find: Any = getattr(catalog, part)
+    try:
+        key = catalog.key(part, record.name)  # type: ignore[arg-type]  # a part that has a kind
+        if find(key) == record:
+            return key
+    except UnknownNameError:
+        pass
+    fields: dict[str, Any] = fields_of(part, spec)
+    for inner in PARTS:
+        if inner.startswith(f"{part}.") and (values := fields_of(inner, spec)):
+            fields[inner.rpartition(".")[2]] = values
+    return fields
+
+
+def _cluster_fields(spec: RunSpec) -> dict[str, Any]:
+    """The fields of the cluster that do not follow from its GPUs and its fabric."""
+    cluster = spec.cluster
+    try:
+        fabric: str | None = catalog.key("fabric", cluster.fabric.name)
+        named = catalog.fabric(fabric) == cluster.fabric if fabric else False
+    except UnknownNameError:
+        named = False
+    usual = catalog.cluster(
+        spec.gpu,
+        cluster.gpus,
+        fabric=fabric if named else None,
+        gpus_per_node=cluster.gpus_per_node,
+    )
+    kept: dict[str, Any] = {"gpus": cluster.gpus}
+    if cluster.gpus_per_node != spec.gpu.gpus_per_node:
+        kept["gpus_per_node"] = cluster.gpus_per_node
+    given = fields_of("cluster", spec)
+    kept |= {name: value for name, value in given.items() if value != getattr(usual, name)}
+    return kept | {"fabric": fabric if named else fields_of("cluster.fabric", spec)}

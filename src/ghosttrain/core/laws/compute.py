@@ -168,7 +168,7 @@ def step_time(
         stage_params: Parameters of the fullest rank before data-parallel sharding.
     """
     k = _kernels(model, gpu, layout, seq_len, precision)
-    pp, tp, m = layout.pipeline_parallel, layout.tensor_parallel, layout.micro_batches
+    pp, m = layout.pipeline_parallel, layout.micro_batches
     layers = math.ceil(model.layers / pp)
     moe_share = model.moe.moe_layers(model.layers) / model.layers if model.moe else 0.0
     gemm = layers * ((1 - moe_share) * k.gemm_dense_s + moe_share * k.gemm_moe_s)
@@ -252,9 +252,7 @@ def _context_comm_s(
     return layers * 3 * one.duration_s * (1 - _CP_OVERLAP)
 
 
-def _all_to_all_s(
-    model: Model, gpu: Gpu, cluster: Cluster, layout: Layout, seq_len: int
-) -> float:
+def _all_to_all_s(model: Model, gpu: Gpu, cluster: Cluster, layout: Layout, seq_len: int) -> float:
     """Exposed all-to-alls of one MoE layer and micro-batch: two forward, two backward."""
     ep = layout.expert_parallel
     if model.moe is None or ep == 1:

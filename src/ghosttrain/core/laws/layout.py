@@ -177,8 +177,8 @@ def _pipeline_options(layers: int) -> list[int]:
 
 
 def _virtual_stages(layers: int, stages: int, micro_batches: int) -> int:
-    """Interleave 2 chunks a stage where they divide and micro-batches fill the stages."""
-    return 2 if stages > 1 and layers % (2 * stages) == 0 and micro_batches % stages == 0 else 1
+    """Chunks of a stage: as many as it has layers, up to 8, where micro-batches fill the stages."""
+    return min(8, layers // stages) if stages > 1 and micro_batches % stages == 0 else 1
 
 
 def _shardings(spec: RunSpec, pp: int, shards: int) -> list[Sharding]:

@@ -67,7 +67,7 @@ def repeated_tokens(tokens: F64, unique: float) -> F64:
 
 def chinchilla_loss(params: float, tokens: F64) -> F64:
     """Loss of a fully annealed model of `params` parameters after `tokens` tokens, nats."""
-    return E + A * params**-ALPHA + B * np.maximum(tokens, 1e6) ** -BETA
+    return np.asarray(E + A * params**-ALPHA + B * np.maximum(tokens, 1e6) ** -BETA)
 
 
 def annealing(ratio: F64, ratio_sum: F64, peak_learning_rate: float) -> F64:
@@ -82,8 +82,10 @@ def annealing(ratio: F64, ratio_sum: F64, peak_learning_rate: float) -> F64:
     drop = np.maximum(-np.diff(ratio, prepend=ratio[0]), 0.0)
     drop[: int(np.argmax(ratio)) + 1] = 0.0
     reach = np.maximum(ratio_sum[:, None] - ratio_sum[None, :], 0.0)
-    response = -np.expm1(-3.86 * np.log1p(scale * reach * np.maximum(ratio, 1e-3)[None, :] ** -0.71))
-    return 1 - response @ drop
+    response = -np.expm1(
+        -3.86 * np.log1p(scale * reach * np.maximum(ratio, 1e-3)[None, :] ** -0.71)
+    )
+    return np.asarray(1 - response @ drop)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +117,7 @@ class LossCurve:
         """Loss of each step: the mean times exp(noise), white in the step index."""
         w = self.skew_weight
         z = np.sqrt(1 - w * w) * z_normal + w * (z_exponential - 1)
-        return self.mean(step) * np.exp(self.noise_sd * z)
+        return np.asarray(self.mean(step) * np.exp(self.noise_sd * z))
 
     def grad_norm_trend(self, step: F64) -> F64:
         """Gradient norm without noise (form fitted on the GPT-2 124M log)."""
@@ -126,11 +128,12 @@ class LossCurve:
         ratio = learning_rate_ratio(self.recipe, step)
         level = 1 + early + (slow if self.from_scratch else 0.3 * slow)
         late = np.asarray(0.82 + 0.18 * np.minimum(1, ratio / 0.3))
-        return np.asarray(self.grad_floor * level * np.where(step < self.recipe.warmup_steps, 1.0, late))
+        decay = np.where(step < self.recipe.warmup_steps, 1.0, late)
+        return np.asarray(self.grad_floor * level * decay)
 
     def grad_noise_sd(self, step: F64) -> F64:
         """Standard deviation of log gradient norm: 0.09 early to 0.036 late."""
-        return 0.036 + 0.054 * np.exp(-4 * (step - 1) / self.recipe.total_steps)
+        return np.asarray(0.036 + 0.054 * np.exp(-4 * (step - 1) / self.recipe.total_steps))
 
     def final_loss(self) -> float:
         """Mean loss after the last update."""
@@ -139,7 +142,7 @@ class LossCurve:
 
 def _knots(total: int) -> F64:
     """Updates at which the curve is evaluated: dense at both ends, at most about 700."""
-    log = np.geomspace(1, max(total, 2), 360)
+    log = np.geomspace(1, total, 360)
     linear = np.linspace(0, total, 340)
     return np.unique(np.concatenate([[0.0], np.floor(log), np.floor(linear)]))
 
@@ -159,12 +162,13 @@ def _annealing_excess(recipe: Recipe, updates: F64, params: float) -> F64:
     )
     reference = _reference_annealing(recipe, grid)
     size = min(0.22, 0.133 * (params / 1e8) ** 0.126)
-    return size * (np.interp(updates, grid, psi) - reference)
+    return np.asarray(size * (np.interp(updates, grid, psi) - reference))
 
 
 def _reference_annealing(recipe: Recipe, grid: F64) -> float:
     """Annealing term at the end of a cosine to 10 % over the same steps."""
-    x = np.clip((grid - recipe.warmup_steps) / max(1, recipe.total_steps - recipe.warmup_steps), 0, 1)
+    after_warmup = max(1, recipe.total_steps - recipe.warmup_steps)
+    x = np.clip((grid - recipe.warmup_steps) / after_warmup, 0, 1)
     ratio = np.where(
         grid < recipe.warmup_steps,
         (grid + 1) / max(1, recipe.warmup_steps),
@@ -217,10 +221,12 @@ def loss_curve(
 def _continued_mean(
     recipe: Recipe, dataset: Dataset, updates: F64, seen: F64, params: float, tokens_trained: float
 ) -> F64:
-    """Loss of a continued run: the law past the base model's tokens, plus what the new domain
-    costs at first, which fades as 1/sqrt(1 + t/60 steps)."""
+    """Loss of a continued run: the law past the base model's tokens, plus a first cost.
+
+    What the new domain costs at first fades as 1/sqrt(1 + t/60 steps).
+    """
     law = dataset.loss_scale * chinchilla_loss(params, tokens_trained + seen)
-    return law + (recipe.continued_loss - law[0]) / np.sqrt(1 + updates / 60)
+    return np.asarray(law + (recipe.continued_loss - law[0]) / np.sqrt(1 + updates / 60))
 
 
 def validation_loss(
@@ -234,7 +240,8 @@ def validation_loss(
     recipe = curve.recipe
     offset = curve.final_loss() * dataset.noise_c / recipe.validation_tokens**0.5 * z_set
     repeats = np.maximum(step / recipe.steps_per_epoch - 1, 0.0)
-    return curve.mean(step + 1) + dataset.validation_gap + offset + 0.004 * repeats + 0.002 * z_step
+    gap = dataset.validation_gap + offset + 0.004 * repeats
+    return np.asarray(curve.mean(step + 1) + gap + 0.002 * z_step)
 
 
 def next_token_accuracy(loss: float) -> float:

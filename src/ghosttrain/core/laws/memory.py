@@ -69,9 +69,10 @@ def rank_params(counts: ParameterCounts, model: Model, layout: Layout, stage: in
         if model.tied_embeddings and pp > 1:
             dense += counts.head_matrix
     expert_layer = counts.per_layer_routed_experts / ep
-    largest = max(counts.per_layer_dense, counts.per_layer_moe - (
-        counts.per_layer_routed_experts - expert_layer
-    ))
+    largest = max(
+        counts.per_layer_dense,
+        counts.per_layer_moe - (counts.per_layer_routed_experts - expert_layer),
+    )
     return RankParams(dense / tp, layers * moe_share * expert_layer / tp, largest / tp)
 
 
@@ -87,11 +88,8 @@ def _activation_bytes_per_layer(model: Model, recipe: Recipe, layout: Layout) ->
     h = model.hidden_size
     if layout.recompute == "full":
         return 2 * tokens * h / tp
-    if model.mla:
-        gamma = 1.0
-    else:
-        gamma = model.kv_heads / model.heads
-    width = model.ffn_hidden_size
+    gamma = 1.0 if model.mla else model.kv_heads / model.heads
+    width = float(model.ffn_hidden_size)
     dispatch = 0.0
     if model.moe:
         moe = model.moe
@@ -177,9 +175,7 @@ def memory_table(
     )
 
 
-def fullest_gib(
-    model: Model, counts: ParameterCounts, recipe: Recipe, layout: Layout
-) -> float:
+def fullest_gib(model: Model, counts: ParameterCounts, recipe: Recipe, layout: Layout) -> float:
     """Memory of the fullest GPU; only the first and last stages can be it."""
     stages = {0, layout.pipeline_parallel - 1}
     return max(stage_memory(model, counts, recipe, layout, s).used_gib for s in stages)

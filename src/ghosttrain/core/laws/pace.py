@@ -58,7 +58,11 @@ class PaceClock:
         self._hiccup = Stream(seed, "pace.hiccup")
         self._sd = 0.0015 + 0.0004 * max(0.0, math.log2(gpus / 8))
         self._first_hiccup_before = min(HICCUP_BLOCK, total_steps)
+        # Per block, grown when needed: start on the clock, level, hiccups (position, delay).
         self._starts: F64 = np.zeros(1)
+        self._levels: F64 = np.empty(0)
+        self._late_at: I64 = np.empty((0, BLOCK // HICCUP_BLOCK), dtype=np.int64)
+        self._late_delay: F64 = np.empty((0, BLOCK // HICCUP_BLOCK))
         self._blocks: OrderedDict[int, tuple[F64, F64]] = OrderedDict()
 
     def hiccups(self, start: int, stop: int) -> Hiccups:
@@ -69,7 +73,8 @@ class PaceClock:
         room = np.full(count, HICCUP_BLOCK)
         if first == 0 and count:
             room[0] = self._first_hiccup_before
-        ordinal = (np.arange(first, first + count) * HICCUP_BLOCK) + (u[:, 0] * room).astype(np.int64)
+        inside_block = (u[:, 0] * room).astype(np.int64)
+        ordinal = np.arange(first, first + count) * HICCUP_BLOCK + inside_block
         kind = (u[:, 1] * 3).astype(np.int64)
         size = np.exp(0.8 * normal_quantile(u[:, 2]))
         delay = np.where(kind == LATE_LOADER, 0.08, 0.05) * size
@@ -109,11 +114,15 @@ class PaceClock:
         if blocks > known:
             more = max(blocks, 2 * known, 64)
             levels = 1 + 0.0008 * self._level.normal(known, more - known)
-            sums = BLOCK * levels
             late = self.hiccups(known * BLOCK, more * BLOCK)
-            np.add.at(sums, late.ordinal // BLOCK - known, late.delay)
+            late_at = (late.ordinal % BLOCK).reshape(-1, BLOCK // HICCUP_BLOCK)
+            late_delay = late.delay.reshape(late_at.shape)
+            sums = BLOCK * levels + late_delay.sum(axis=1)
             grown = np.cumsum(np.concatenate([self._starts[-1:], sums]))
             self._starts = np.concatenate([self._starts, grown[1:]])
+            self._levels = np.concatenate([self._levels, levels])
+            self._late_at = np.concatenate([self._late_at, late_at])
+            self._late_delay = np.concatenate([self._late_delay, late_delay])
         return self._starts
 
     def _block(self, block: int) -> tuple[F64, F64]:
@@ -121,13 +130,11 @@ class PaceClock:
         if block in self._blocks:
             self._blocks.move_to_end(block)
             return self._blocks[block]
-        start = block * BLOCK
-        lanes = self._jitter.lanes(start, BLOCK)
+        self._block_starts(block + 1)
+        lanes = self._jitter.lanes(block * BLOCK, BLOCK)
         jitter = 1 + self._sd * normal_from_lanes(lanes[:, 0], lanes[:, 1])
-        level = 1 + 0.0008 * self._level.normal(block, 1)[0]
-        jitter *= BLOCK * level / jitter.sum()
-        late = self.hiccups(start, start + BLOCK)
-        jitter[late.ordinal - start] += late.delay
+        jitter *= BLOCK * self._levels[block] / jitter.sum()
+        jitter[self._late_at[block]] += self._late_delay[block]
         self._blocks[block] = jitter, np.cumsum(jitter)
         if len(self._blocks) > _KEPT_BLOCKS:
             self._blocks.popitem(last=False)

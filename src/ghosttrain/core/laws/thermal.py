@@ -6,6 +6,8 @@ NSDI) A100 telemetry: 58 C at 404 W, 8 to 15 s for the die and about 90 s for th
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ F64 = NDArray[np.float64]
 
 MEMORY_OF_HEAT_S = 600.0  # what lies further back has faded
 _RESPONSE = ((0.6, 12.0), (0.4, 90.0))  # weight and time constant of die and heat sink
+_FADED = sum(weight * math.exp(-MEMORY_OF_HEAT_S / tau) for weight, tau in _RESPONSE)
 
 # What each part of a step keeps busy: (SMs, tensor cores, memory), 0..1.
 _DUTIES = {
@@ -55,24 +58,27 @@ def busy_share(step: StepTime) -> float:
 
 
 def heat_left(age_s: F64) -> F64:
-    """Share of a heating that is still felt `age_s` after it ended (1 at 0; 1 before it)."""
+    """Share of a heating that is still felt `age_s` after it ended.
+
+    1 before it and at 0; exactly 0 from MEMORY_OF_HEAT_S on, so that spans further back can be
+    left out without a trace in the last digit.
+    """
     age = np.maximum(age_s, 0.0)
-    return np.asarray(sum(weight * np.exp(-age / tau) for weight, tau in _RESPONSE))
+    left = np.asarray(sum(weight * np.exp(-age / tau) for weight, tau in _RESPONSE))
+    return np.where(age < MEMORY_OF_HEAT_S, (left - _FADED) / (1 - _FADED), 0.0)
 
 
 def heat_level(time_s: F64, starts_s: F64, ends_s: F64, levels: F64) -> F64:
     """Power level the temperature has come to, between 0 (idle) and 1 (training).
 
+    A moment's value does not depend on the other moments asked for, to the last bit.
+
     Args:
         time_s: Moments, shape (K,).
-        starts_s: Starts of the spans before and around them, shape (P,); the first is taken
-            to reach back for ever.
+        starts_s: Starts of the spans of the last MEMORY_OF_HEAT_S, in order, shape (P,).
         ends_s: Their ends, shape (P,).
         levels: Their power levels, shape (P,).
     """
-    age_of_start = time_s[:, None] - starts_s[None, :]
-    age_of_end = time_s[:, None] - ends_s[None, :]
-    begun = np.where(age_of_start > 0, 1 - heat_left(age_of_start), 0.0)
-    begun[:, 0] = 1.0
-    over = np.where(age_of_end > 0, 1 - heat_left(age_of_end), 0.0)
-    return np.asarray((begun - over) @ levels)
+    felt = heat_left(time_s - ends_s[:, None]) - heat_left(time_s - starts_s[:, None])
+    # Added one after the other: a matrix product rounds differently for other shapes.
+    return np.asarray(np.add.accumulate(felt * levels[:, None])[-1])

@@ -26,6 +26,11 @@ WARM_MEMORY_FRAC, BAD_MEMORY_FRAC = 0.93, 0.97
 UTIL_MAX, TEMP_MAX, MEMORY_MAX, POWER_MAX = 100, 199, 999, 9999
 
 
+def gpu_label(gpu: Gpu) -> str:
+    """Short name of the card: `H100-SXM`."""
+    return gpu.name.upper()
+
+
 def gpu_health(temp_c: Ints, memory_frac: NDArray[np.float32], slowdown_c: float) -> Health:
     """OK, WARM or BAD by temperature and memory (product.md, section 2), any shape."""
     warm = temp_c >= slowdown_c - WARM_BELOW_SLOWDOWN_C

@@ -113,7 +113,9 @@ def _cell_width(gpu: Gpu, *, total: bool, power: bool) -> int:
 
 
 @lru_cache(maxsize=16)
-def _tables(gpu: Gpu, glyphs: Glyphs, *, total: bool, power: bool, color: bool) -> tuple[Cells, ...]:
+def _tables(
+    gpu: Gpu, glyphs: Glyphs, *, total: bool, power: bool, color: bool
+) -> tuple[Cells, ...]:
     """Texts by health (two or three tables), utilisation, temperature, memory (and power)."""
     temp, memory, watt = digits(gpu)
     suffix = f"/{gpu.memory_gib:.0f}G" if total else "G"
@@ -167,10 +169,12 @@ def cell_rows(
 def _cells(frame: FleetFrame, nodes: Ints, tables: tuple[Cells, ...]) -> NDArray[np.void]:
     """The cells of the GPUs of `nodes`, shape (N, GPUs per node), zeros where there is no GPU."""
     gpus = nodes[:, None] * frame.gpus_per_node + np.arange(frame.gpus_per_node)
-    columns = (frame.health, frame.util_pct, frame.temp_c, frame.memory_gib, frame.power_w)
+    health = frame.health.astype(np.intp)
+    columns = (health, frame.util_pct, frame.temp_c, frame.memory_gib, frame.power_w)
     cells = np.zeros(gpus.shape, record(*(table.dtype for table in tables)))
     for i, (table, column) in enumerate(zip(tables, columns, strict=False)):
-        cells[str(i)] = table.take(column.take(gpus, mode="clip"), mode="clip")
+        value: Ints = column.take(gpus, mode="clip")
+        cells[str(i)] = table.take(value, mode="clip")
     whole = cells.view(f"V{cells.itemsize}")  # copied in one piece, not field by field
     if gpus.max() >= frame.gpus:
         whole[gpus >= frame.gpus] = np.zeros((), whole.dtype)

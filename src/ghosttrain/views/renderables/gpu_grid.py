@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghosttrain.views.renderables.fleet_frame import BAD, LOST, WARM, FleetFrame
+from ghosttrain.views.renderables.fleet_frame import BAD, LOST, WARM, FleetFrame, gpu_label
 from ghosttrain.views.renderables.gpu_cells import cell_form, cell_rows
 from ghosttrain.views.renderables.heat_map import heat_map
 from ghosttrain.views.renderables.line import Line
@@ -57,7 +57,7 @@ def grid_heading(frame: FleetFrame, gpu: Gpu, width: int, glyphs: Glyphs) -> Lin
     util, temp, memory, power = frame.mean
     dot = (f" {glyphs.separator} ", "dim")
     title = [("GPU status", "bold cyan"), dot]
-    count = (f"{frame.gpus:,} {glyphs.times} {gpu.name}", "")
+    count = (f"{frame.gpus:,} {glyphs.times} {gpu_label(gpu)}", "")
     step = [dot, (f"step {frame.step}", "")]
     values = f"{util:2.0f}% {temp:2.0f}C {power:3.0f}W"
     mean = [dot, ("mean", "dim"), (f" {values}, {memory:.1f}/{gpu.memory_gib:.1f} GiB", "")]
@@ -85,7 +85,9 @@ def _trouble(frame: FleetFrame, dot: tuple[str, str]) -> Pieces:
         return []
     counts = np.bincount(frame.health, minlength=4).tolist()
     named = ((LOST, "lost", "bold red"), (BAD, "critical", "red"), (WARM, "warm", "yellow"))
-    found = [(f"{counts[health]:,} {word}", style) for health, word, style in named if counts[health]]
+    found = [
+        (f"{counts[health]:,} {word}", style) for health, word, style in named if counts[health]
+    ]
     return [piece for entry in found for piece in (dot, entry)]
 
 

@@ -114,7 +114,7 @@ def _shades(slowdown_c: float) -> Ints:
     temp = np.arange(TEMP_MAX + 2)
     warm_c, bad_c = slowdown_c - WARM_BELOW_SLOWDOWN_C, slowdown_c - BAD_BELOW_SLOWDOWN_C
     cool = len(_COOL) + np.floor((temp - warm_c) / _SHADE_C)
-    style = np.clip(cool, 0, len(_COOL) - 1).astype(np.intp)
+    style: Ints = np.clip(cool, 0, len(_COOL) - 1).astype(np.intp)
     style[temp >= warm_c] = _WARM_1
     style[temp >= (warm_c + bad_c) / 2] = _WARM_2
     style[temp >= bad_c] = _BAD
@@ -134,9 +134,7 @@ def _padded(values: Ints, missing: int, fill: int) -> Ints:
     return np.concatenate((values, np.full(missing, fill))) if missing else values
 
 
-def _merged(
-    frame: FleetFrame, gpu: Gpu, glyphs: Glyphs, nodes_per_cell: int
-) -> tuple[Ints, Ints]:
+def _merged(frame: FleetFrame, gpu: Gpu, glyphs: Glyphs, nodes_per_cell: int) -> tuple[Ints, Ints]:
     """Style and power level of runs of nodes: means, but one bad or lost GPU marks its run."""
     starts = np.arange(0, frame.gpus, frame.gpus_per_node * nodes_per_cell)
     alive = frame.health != LOST

@@ -21,6 +21,7 @@ from ghosttrain.views.renderables.fleet_frame import (
     WARM_BELOW_SLOWDOWN_C,
     WARM_MEMORY_FRAC,
     gpu_health,
+    gpu_label,
 )
 from ghosttrain.views.renderables.gpu_cells import digits
 
@@ -135,7 +136,8 @@ class PlainGrid:
         means = np.add.reduce(scaled[:, :, gpus], axis=2)
         means /= np.float32(max(1, self._gpus - len(lost)))
         means += _HALF
-        scaled += _HALF
+        filled = scaled[:, :, gpus]
+        filled += _HALF
         np.copyto(self._index[:, :count], scaled, casting="unsafe")
         numbers = np.empty((6, count), np.intp)
         numbers[0] = step
@@ -147,12 +149,12 @@ class PlainGrid:
         """`GPU status | step 410 | 64 x H100-SXM | mean 99% 64C 611W 65.2/79.6GiB`, each sample."""
         gpu = self._gpu
         template = (
-            f"GPU status | step %d | {self._gpus} x {gpu.name} | "
+            f"GPU status | step %d | {self._gpus} x {gpu_label(gpu)} | "
             f"mean %d%% %dC %dW %d.%d/{gpu.memory_gib:.1f}GiB"
             + (f" | {len(lost)} lost\n" if lost else "\n")
         )
         # All in one template: a third of the time of one after the other.
-        text = template * numbers.shape[1] % tuple(numbers.T.ravel().tolist())
+        text: str = template * numbers.shape[1] % tuple(numbers.T.ravel().tolist())
         return text.encode().splitlines(keepends=True)
 
     def _blocks(self, rows: NDArray[np.void], headings: list[bytes]) -> list[bytes]:

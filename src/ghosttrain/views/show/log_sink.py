@@ -6,13 +6,40 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ghosttrain.views.show.terminal import write_all
+from ghosttrain.views.show.terminal import Terminal, write_all
 
 if TYPE_CHECKING:
     from ghosttrain.core.events import Event
     from ghosttrain.playback import Player
 
 FULL_BYTES = 1 << 16
+
+
+def classic(terminal: Terminal, *, every: int) -> Callable[[Event], bytes]:
+    """What makes the classic format of a run's events; coloured where colour is forced."""
+    from ghosttrain.core.events import FleetSampled, RunStarted, StepsCompleted
+    from ghosttrain.views.renderables.classic import ClassicWriter
+    from ghosttrain.views.renderables.glyphs import ASCII, UNICODE
+    from ghosttrain.views.renderables.log_lines import log_lines
+    from ghosttrain.views.renderables.run_card import RunCard
+
+    glyphs = UNICODE if terminal.unicode else ASCII
+    writer = ClassicWriter(glyphs=glyphs, every=every)
+    if not terminal.color:
+        return writer.accept
+    card: RunCard | None = None
+
+    def colored(event: Event) -> bytes:
+        nonlocal card
+        if isinstance(event, RunStarted):
+            card = RunCard.of(event, glyphs)
+        plain = writer.accept(event)
+        if card is None or isinstance(event, StepsCompleted | FleetSampled):
+            return plain
+        lines = log_lines(event, card, every=every)
+        return "".join(f"{line.ansi(color=True)}\n" for line in lines).encode()
+
+    return colored
 
 
 class LogSink:
@@ -39,7 +66,10 @@ class LogSink:
 
     def accept(self, event: Event) -> None:
         """Take the next event."""
-        text = self.render(event)
+        self.write(self.render(event))
+
+    def write(self, text: bytes) -> None:
+        """Take whole lines."""
         self.lines += text.count(b"\n")
         self._buffer += text
         if len(self._buffer) >= FULL_BYTES:

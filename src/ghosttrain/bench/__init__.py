@@ -1,0 +1,1 @@
+"""Benchmarks: how fast this machine rehearses, as ratios of two things timed in one run."""

@@ -1,0 +1,428 @@
+"""The lines of the classic log that come with a level, and its summary: pattern and meaning.
+
+Numbers as people read them come back with half a unit of what was printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ghosttrain.checking.observations import Value
+from ghosttrain.core.units import DAY_S, GB, HOUR_S, MINUTE_S
+
+Numbers = dict[str, Any]
+Said = tuple[str, Numbers, dict[str, str], dict[str, bool]]
+"""A kind of observation (or "run", "facts"), its numbers, words and flags."""
+
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15}
+_TIME_UNITS = {
+    "d": DAY_S,
+    "h": HOUR_S,
+    "m": MINUTE_S,
+    "min": MINUTE_S,
+    "s": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+}
+_TIMES = re.compile(r"([\d.]+) ?(ms|us|min|d|h|m|s)")
+_SHARDING = {"DDP": "ddp", "ZeRO-1": "zero1", "FSDP": "fsdp"}
+
+
+def number(text: str) -> Value:
+    """`1,048,576` exactly; `2.5` to half a tenth."""
+    plain = text.replace(",", "")
+    decimals = len(plain.partition(".")[2])
+    return Value(float(plain), 0.5 * 10.0**-decimals if decimals else 0.0)
+
+
+def rounded(text: str) -> Value:
+    """A number that was rounded to what is printed, whole numbers too."""
+    plain = text.replace(",", "")
+    mantissa, _, exponent = plain.partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    return Value(float(plain), 0.5 * 10.0 ** (int(exponent or 0) - decimals))
+
+
+def count(text: str) -> Value:
+    """`8.03 B`: a rounded number with K, M, B or T behind it, exact without."""
+    digits, _, unit = text.strip().partition(" ")
+    if not unit:
+        return number(digits)
+    value = rounded(digits)
+    return Value(value.value * _UNITS[unit], value.half * _UNITS[unit])
+
+
+def size(text: str) -> Value:
+    """`16.1 GB`, `1 GiB`: bytes."""
+    digits, _, unit = text.strip().partition(" ")
+    if unit.endswith("iB"):
+        power = "KMGT".index(unit[0]) + 1
+        return Value(float(digits) * 1024**power)
+    value = rounded(digits)
+    factor = _UNITS[unit.removesuffix("B")]
+    return Value(value.value * factor, value.half * factor)
+
+
+def seconds(text: str) -> Value:
+    """`5.97 ms`, `13.0s`, `16m52s`, `1h50m`, `2h 07m 41s`."""
+    parts = _TIMES.findall(text)
+    total = sum(float(digits) * _TIME_UNITS[unit] for digits, unit in parts)
+    digits, unit = parts[-1]
+    half = 0.5 * 10.0 ** -len(digits.partition(".")[2]) * _TIME_UNITS[unit]
+    if len(parts) > 1 and unit != "s":
+        half = _TIME_UNITS[unit]  # cut to the whole unit, not rounded to it
+    return Value(total, half)
+
+
+def _run(m: re.Match[str]) -> Iterator[Said]:
+    epochs, steps = number(m[5]), number(m[6])
+    gpus, nodes = number(m[2]), number(m[4])
+    numbers: Numbers = {
+        "gpus": gpus,
+        "nodes": nodes,
+        "epochs": epochs,
+        "steps_per_epoch": steps,
+        "total_steps": Value(epochs.value * steps.value),
+    }
+    if nodes.value >= 1 and gpus.value % nodes.value == 0:
+        numbers["gpus_per_node"] = Value(gpus.value / nodes.value)
+    yield "run", numbers, {"model": m[1]}, {}
+
+
+def _building(m: re.Match[str]) -> Iterator[Said]:
+    yield "facts", {}, {"model": m[1]}, {}
+    yield "phase_started", {}, {"phase": "weights"}, {}
+
+
+def _shape(m: re.Match[str]) -> Iterator[Said]:
+    facts: Numbers = {"params": number(m[1]), "layers": number(m[3]), "heads": number(m[4])}
+    facts["active_params"] = count(m[2]) if m[2] else number(m[1])
+    yield "facts", facts, {}, {}
+
+
+def _from_scratch(_: re.Match[str]) -> Iterator[Said]:
+    yield "facts", {"continued_loss": Value(0.0)}, {}, {}
+
+
+def _nothing(_: re.Match[str]) -> Iterator[Said]:
+    return iter(())
+
+
+def _weights_ready(m: re.Match[str]) -> Iterator[Said]:
+    yield "phase_ended", {"duration_s": seconds(m[1])}, {"phase": "weights"}, {}
+
+
+def _tokenizer(m: re.Match[str]) -> Iterator[Said]:
+    yield "facts", {"vocab_size": number(m[1])}, {}, {}
+
+
+def _dataset(m: re.Match[str]) -> Iterator[Said]:
+    facts = {"epoch_tokens": count(m[1]), "epoch_sequences": number(m[2])}
+    yield "facts", {**facts, "seq_len": number(m[3])}, {}, {}
+
+
+def _batch(m: re.Match[str]) -> Iterator[Said]:
+    flops = rounded(m[5])
+    factor = 1e12 if m[6] == "T" else 1e9
+    yield (
+        "facts",
+        {
+            "global_batch_size": number(m[1]),
+            "micro_batch_size": number(m[2]),
+            "data_parallel": number(m[3]),
+            "micro_batches": number(m[4]) if m[4] else Value(1.0),
+            "flops_per_token": Value(flops.value * factor, flops.half * factor),
+            "peak_tflops": rounded(m[7]),
+        },
+        {},
+        {},
+    )
+
+
+def _layout(m: re.Match[str]) -> Iterator[Said]:
+    facts: Numbers = {
+        "tensor_parallel": number(m[1]),
+        "pipeline_parallel": number(m[2]),
+        "context_parallel": number(m[3]),
+        "data_parallel": number(m[4]),
+        "gpu_memory_gib": rounded(m[7]),
+        "most_memory_gib": rounded(m[6]),
+    }
+    yield "facts", facts, {"sharding": _SHARDING.get(m[5], m[5])}, {}
+
+
+def _schedule(m: re.Match[str]) -> Iterator[Said]:
+    facts = {"warmup_steps": number(m[2]), "peak_learning_rate": rounded(m[3])}
+    yield "facts", facts, {"schedule": m[1]}, {}
+
+
+def _world(m: re.Match[str]) -> Iterator[Said]:
+    yield "facts", {"gpus": number(m[1]), "nodes": number(m[2])}, {}, {}
+
+
+def _rank(m: re.Match[str]) -> Iterator[Said]:
+    yield "facts", {"gpus": number(m[2]), "nodes": number(m[4])}, {}, {}
+    numbers = {"first_rank": number(m[1]), "count": Value(1.0), "node": number(m[3])}
+    yield "gpus_detected", numbers, {}, {}
+
+
+def _ranks(m: re.Match[str]) -> Iterator[Said]:
+    yield "gpus_detected", {"first_rank": number(m[1]), "count": number(m[2])}, {}, {}
+
+
+def _gpus_so_far(m: re.Match[str]) -> Iterator[Said]:
+    yield "gpus_detected", {"up_to": number(m[1])}, {}, {}
+
+
+def _all_reduce(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {
+        "size_bytes": size(m[1]),
+        "ranks": number(m[2]),
+        "duration_s": seconds(m[3]),
+        "busbw_gbs": rounded(m[4]),
+    }
+    yield "all_reduce_tested", numbers, {}, {}
+
+
+def _training_started(_: re.Match[str]) -> Iterator[Said]:
+    yield "training_started", {"step": Value(0.0), "attempt": Value(1.0)}, {}, {}
+
+
+def _training_resumed(m: re.Match[str]) -> Iterator[Said]:
+    step = Value(number(m[1]).value - 1)
+    yield "training_started", {"step": step, "attempt": number(m[2])}, {}, {}
+
+
+def _epoch(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {
+        "epoch": number(m[1]),
+        "mean_loss": rounded(m[3]),
+        "step": number(m[4]),
+        "duration_s": seconds(m[5]),
+        "tokens": count(m[6]),
+    }
+    yield "facts", {"epochs": number(m[2])}, {}, {}
+    yield "epoch_completed", numbers, {}, {}
+
+
+def _validating(m: re.Match[str]) -> Iterator[Said]:
+    yield "phase_started", {"step": number(m[1])}, {"phase": "validation"}, {}
+
+
+def _validation(m: re.Match[str]) -> Iterator[Said]:
+    loss, best = rounded(m[1]), m[7]
+    numbers = {
+        "loss": loss,
+        "ppl": rounded(m[2]),
+        "accuracy": Value(rounded(m[3]).value / 100, 5e-4),
+        "train_loss": rounded(m[4]),
+        "gap": rounded(m[5]),
+        "best_loss": rounded(best) if best else loss,
+    }
+    yield "validation_completed", numbers, {}, {"improved": not best}
+
+
+def _validation_took(m: re.Match[str]) -> Iterator[Said]:
+    took = seconds(m[2])
+    numbers = {"tokens": count(m[1]), "duration_s": took, "tokens_per_s": rounded(m[3])}
+    yield "validation_timed", numbers, {}, {}
+    yield "phase_ended", {"duration_s": took}, {"phase": "validation"}, {}
+
+
+def _saving(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {"step": number(m[1]), "size_bytes": size(m[2])}
+    yield "phase_started", numbers, {"phase": "checkpoint"}, {}
+
+
+def _saved(m: re.Match[str]) -> Iterator[Said]:
+    step = re.search(r"step_(\d+)$", m[1])
+    numbers: Numbers = {
+        "size_bytes": size(m[2]),
+        "duration_s": seconds(m[3]),
+        "rate_gbs": rounded(m[4]),
+    }
+    if step:
+        numbers["step"] = Value(float(step[1]))
+    reason = "improved" if m[5] == "validation improved" else "interval"
+    yield "checkpoint_saved", numbers, {"path": m[1], "reason": reason}, {}
+    yield "phase_ended", {"duration_s": numbers["duration_s"]}, {"phase": "checkpoint"}, {}
+
+
+def _exporting(_: re.Match[str]) -> Iterator[Said]:
+    yield "phase_started", {}, {"phase": "export"}, {}
+
+
+def _serialising(m: re.Match[str]) -> Iterator[Said]:
+    yield "facts", {"export_bytes": size(m[1]), "export_files": number(m[2])}, {}, {}
+
+
+def _shard(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {"index": number(m[1]), "count": number(m[2]), "size_bytes": size(m[4])}
+    yield "shard_written", numbers, {"name": m[3]}, {}
+
+
+def _exported(m: re.Match[str]) -> Iterator[Said]:
+    yield "phase_ended", {"duration_s": seconds(m[1])}, {"phase": "export"}, {}
+
+
+def _warning(kind: str) -> Callable[[re.Match[str]], Iterator[Said]]:
+    def read(m: re.Match[str]) -> Iterator[Said]:
+        value, usual = rounded(m["value"]), rounded(m["usual"])
+        if kind == "warm_inlet":  # the line has the difference
+            usual = Value(value.value - usual.value, value.half + usual.half)
+        numbers: Numbers = {"value": value, "baseline": usual}
+        known = m.groupdict()
+        if known.get("step"):
+            numbers["step"] = number(m["step"])
+        if known.get("node"):
+            numbers["node"] = number(m["node"])
+        yield "warning_raised", numbers, {"kind": kind}, {}
+
+    return read
+
+
+def _fault(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {"gpu": number(m[1]), "node": number(m[3]), "fault": number(m[5])}
+    yield "fault_occurred", numbers, {"kind": m[6]}, {}
+
+
+def _no_progress(m: re.Match[str]) -> Iterator[Said]:
+    yield "phase_started", {"step": number(m[1])}, {"phase": "hang"}, {}
+
+
+def _watchdog(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {"elements": number(m[1]), "timeout_s": Value(float(m[2]) / 1000, 5e-4)}
+    yield "watchdog_timed_out", numbers, {}, {}
+
+
+def _absent(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {"rank": number(m[1]), "waiting_ranks": number(m[2])}
+    yield "watchdog_timed_out", numbers, {}, {}
+
+
+def _ended(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {
+        "step": number(m[2]),
+        "lost_steps": number(m[3]),
+        "checkpoint_step": number(m[4]) if m[4] else Value(0.0),
+    }
+    yield "phase_ended", {}, {"phase": "hang"}, {}
+    yield "run_aborted", numbers, {}, {}
+
+
+def _draining(_: re.Match[str]) -> Iterator[Said]:
+    yield "phase_started", {}, {"phase": "down"}, {}
+
+
+def _restarted(m: re.Match[str]) -> Iterator[Said]:
+    numbers = {
+        "attempt": number(m[1]),
+        "step": number(m[2]) if m[2] else Value(0.0),
+        "downtime_s": seconds(m[3]),
+        "lost_steps": number(m[4]),
+        "node": number(m[5]),
+    }
+    yield "phase_ended", {"duration_s": numbers["downtime_s"]}, {"phase": "down"}, {}
+    yield "run_restarted", numbers, {}, {}
+
+
+_NODE = r"(?:\[Node +(?P<node>\d+)/\d+\] )?"
+_X = "[×x]"
+_DOT = "[·|]"
+INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator[Said]]], ...] = (
+    (
+        "ghosttrain: ",
+        re.compile(
+            rf"ghosttrain: (.+) on ([\d,]+) {_X} (.+) \(([\d,]+) nodes?\), "
+            r"([\d,]+) epochs? of ([\d,]+) steps"
+        ),
+        _run,
+    ),
+    ("Building model: ", re.compile(r": (.+)$"), _building),
+    (
+        "Initialising weights",
+        re.compile(r"Initialising weights"),
+        _from_scratch,
+    ),
+    ("Model ready in ", re.compile(r"in (.+)$"), _weights_ready),
+    ("Tokenizer ", re.compile(r"vocabulary ([\d,]+)"), _tokenizer),
+    (
+        "Dataset: ",
+        re.compile(r", ([\d.]+(?: [KMBT])?) tokens in ([\d,]+) sequences of ([\d,]+)"),
+        _dataset,
+    ),
+    (
+        "Batch: ",
+        re.compile(
+            rf"Batch: ([\d,]+) sequences = micro (\d+) {_X} DP (\d+)(?: {_X} (\d+) accumulated)?"
+            rf" {_DOT} ([\d.]+) ([GT])FLOP a token {_DOT} peak ([\d,.]+) TFLOP/s a GPU"
+        ),
+        _batch,
+    ),
+    (
+        "Layout: ",
+        re.compile(
+            rf"TP (\d+) {_DOT} PP (\d+) {_DOT} CP (\d+) {_DOT} (?:EP \d+ {_DOT} )?DP (\d+) "
+            rf"\(([\w-]+)\) {_DOT} .+ {_DOT} ([\d.]+) of ([\d.]+) GiB a GPU"
+        ),
+        _layout,
+    ),
+    (
+        "Schedule: ",
+        re.compile(r": (\w+), ([\d,]+) warmup steps, peak learning rate ([\d.e+-]+)"),
+        _schedule,
+    ),
+    ("[Rank 0] Watchdog", re.compile(r"NumelIn=(\d+), Timeout\(ms\)=(\d+)"), _watchdog),
+    ("[Rank 1] Watchdog", re.compile(r"NumelIn=(\d+), Timeout\(ms\)=(\d+)"), _watchdog),
+    ("Ranks ", re.compile(rf"Ranks (\d+)-\d+: ([\d,]+) {_X} "), _ranks),
+    (
+        "All-reduce test",
+        re.compile(
+            r"test, ([\d.]+ \w+) over ([\d,]+) ranks \(.+\): (.+), bus bandwidth ([\d.]+) GB/s"
+        ),
+        _all_reduce,
+    ),
+    ("======== Training Started", re.compile(""), _training_started),
+    (
+        "======== Training Resumed",
+        re.compile(r"at step ([\d,]+) \(attempt (\d+)\)"),
+        _training_resumed,
+    ),
+    (
+        "Epoch ",
+        re.compile(
+            r"Epoch (\d+)/(\d+) completed: mean loss ([\d.]+), step ([\d,]+), (\w+), "
+            r"([\d.]+(?: [KMBT])?) tokens seen"
+        ),
+        _epoch,
+    ),
+    ("Validating at step ", re.compile(r"step ([\d,]+):"), _validating),
+    (
+        "Validation: ",
+        re.compile(
+            r": loss ([\d.]+)  ppl ([\d.]+)  accuracy ([\d.]+)%  train ([\d.]+) \(([+-][\d.]+)\)  "
+            r"(best so far|best ([\d.]+))"
+        ),
+        _validation,
+    ),
+    ("Saving checkpoint of step ", re.compile(r"step ([\d,]+): ([\d.]+ \w*B)"), _saving),
+    (
+        "Checkpoint saved: ",
+        re.compile(r": (.+), ([\d.]+ \w*B) in (.+) \(([\d.]+) GB/s\), (.+)$"),
+        _saved,
+    ),
+    ("Exporting model", re.compile(""), _exporting),
+    ("Serialising to ", re.compile(r", ([\d.]+ \w*B) in ([\d,]+) files?"), _serialising),
+    ("Model exported in ", re.compile(r"in (.+)$"), _exported),
+    ("No progress since step ", re.compile(r"step ([\d,]+);"), _no_progress),
+    (
+        "Attempt ",
+        re.compile(
+            r"(?P<ended>Attempt \d+ ended at step .+)|(?P<restarted>Attempt \d+ starts from .+)"
+        ),
+        lambda m: _attempt(m),
+    ),
+    ("Draining ", re.compile(""), _draining),
+)

@@ -1,0 +1,488 @@
+"""Invariants of the run's course: launches, epochs, validations, checkpoints, faults, files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ghosttrain.checking.findings import Findings, Stated, equal, within
+from ghosttrain.checking.history import INIT_PHASES, History
+from ghosttrain.checking.observations import Observation, Value
+from ghosttrain.core.laws.loss import next_token_accuracy
+from ghosttrain.core.laws.network import bus_factor
+from ghosttrain.core.laws.storage import shard_name
+from ghosttrain.core.units import GB
+
+ROUNDING_S = 1e-6  # times are rounded, then subtracted
+NOT_WHILE_TRAINING = frozenset({*INIT_PHASES, "hang", "down"})
+WARNING_SLACK = 0.04  # of a step: what jitter may add to a warning's delay
+VALIDATION_NEAR_TRAINING = 0.1  # share of the loss; losses fall fast while few steps are done
+
+
+def _slack(*values: Value | None) -> float:
+    return sum(value.half for value in values if value is not None) + ROUNDING_S
+
+
+# Launches.
+
+
+def phases_begin_and_end(o: Observation, h: History) -> Findings:
+    """A phase ends before another begins, unless a fault cuts it; what ends has begun."""
+    if not h.begins_here or h.blind or not h.facts.prints_every_step:
+        return
+    name = o.words.get("phase", "")
+    open_name = h.phase.words.get("phase", "") if h.phase is not None else ""
+    if o.kind == "phase_started":
+        yield Stated(o.line, not open_name, f"{name} begins inside {open_name}", "one at a time")
+    elif o.kind == "phase_ended":
+        expected = f"the end of {open_name}" if open_name else "no end: no phase has begun"
+        yield Stated(o.line, open_name == name, f"end of {name}", expected)
+
+
+def phases_take_their_time(o: Observation, h: History) -> Findings:
+    """A phase lasts from its beginning to its end."""
+    took = o.get("duration_s")
+    if o.kind == "phase_ended" and took is not None and h.phase is not None and not h.blind:
+        began, ended = h.phase.time, o.time
+        if began is not None and ended is not None:
+            expected = ended.value - began.value
+            slack = _slack(took, began, ended)
+            name = o.words.get("phase", "")
+            yield equal(o.line, f"duration of {name}", took.value, expected, slack, "end − begin")
+
+
+def phases_follow_without_gap(o: Observation, h: History) -> Findings:
+    """A phase begins when the last step or phase has ended."""
+    if o.kind == "phase_started" and o.time is not None and not h.blind and h.begins_here:
+        since = h.idle_since
+        if since is not None and h.facts.prints_every_step:
+            name = o.words.get("phase", "")
+            slack = _slack(o.time, since)
+            what = f"beginning of {name}"
+            yield equal(o.line, what, o.time.value, since.value, slack, "the last end")
+
+
+def launches_go_in_order(o: Observation, h: History) -> Findings:
+    """Weights, tokenizer, dataset, NCCL, GPUs, all-reduce test; then training starts."""
+    if not h.begins_here or h.blind:
+        return
+    if o.kind == "phase_started" and (name := o.words.get("phase")) in INIT_PHASES:
+        done = [p for p in h.phases_ended if p in INIT_PHASES] if name != INIT_PHASES[0] else []
+        expected = INIT_PHASES[len(done)] if len(done) < len(INIT_PHASES) else "training"
+        yield Stated(o.line, name == expected, f"{name} phase", f"{expected} phase")
+    elif o.kind == "training_started" and h.facts.prints_every_step:
+        done = [p for p in h.phases_ended if p in INIT_PHASES]
+        missing = [p for p in INIT_PHASES if p not in done]
+        found = f"training starts without {missing[0]}" if missing else "all phases done"
+        yield Stated(o.line, not missing, found, "all launch phases done")
+
+
+def all_gpus_report(o: Observation, h: History) -> Findings:
+    """Ranks report in order, each once; before training starts all have."""
+    gpus = h.facts.gpus
+    if h.ranks_detected is None or gpus is None or h.blind or h.has_holes:
+        return
+    if o.kind == "gpus_detected":
+        first, count = o.get("first_rank"), o.get("count")
+        if first is not None and count is not None:
+            yield equal(o.line, "first rank", first.value, float(h.ranks_detected), 0, "the next")
+            top = gpus.value - h.ranks_detected
+            yield within(o.line, "GPUs that report", count.value, 1, max(top, 1))
+    elif o.kind == "training_started" and h.begins_here:
+        yield equal(o.line, "GPUs that reported", float(h.ranks_detected), gpus.value, 0, "all")
+
+
+def all_reduce_test_adds_up(o: Observation, h: History) -> Findings:
+    """The test spans all GPUs; its bus bandwidth is size × 2(n-1)/n / time."""
+    if o.kind != "all_reduce_tested":
+        return
+    size, time, found = o.get("size_bytes"), o.get("duration_s"), o.get("busbw_gbs")
+    ranks = o.get("ranks")
+    if ranks is not None and h.facts.gpus is not None:
+        yield equal(o.line, "ranks of the test", ranks.value, h.facts.gpus.value, 0, "all GPUs")
+    if size and time and found and ranks and ranks.value >= 1 and time.value > 0:
+        expected = size.value * bus_factor("all_reduce", int(ranks.value)) / time.value / GB
+        slack = found.half + expected * (size.relative + time.relative)
+        what = "bus bandwidth GB/s"
+        yield equal(o.line, what, found.value, expected, slack, "size × 2(n−1)/n / time")
+
+
+def training_starts_where_it_was_saved(o: Observation, h: History) -> Findings:
+    """Training starts from step 0, or from the last checkpoint's step."""
+    step = o.get("step")
+    if o.kind == "training_started" and step is not None and h.saved_step is not None:
+        yield equal(o.line, "starts from step", step.value, float(h.saved_step), 0, "as saved")
+
+
+# Epochs and validations.
+
+
+def epochs_end_in_order(o: Observation, h: History) -> Findings:
+    """Epoch n ends after n × steps of an epoch, one after the other, with its tokens."""
+    if o.kind != "epoch_completed":
+        return
+    epoch, step, tokens = o.get("epoch"), o.get("step"), o.get("tokens")
+    per_epoch, per_step = h.facts.steps_per_epoch, h.facts.tokens_per_step
+    if epoch and step and per_epoch is not None:
+        expected = epoch.value * per_epoch.value
+        yield equal(o.line, "epoch's last step", step.value, expected, 0, "epoch × its steps")
+    if epoch and h.begins_here and not h.has_holes:
+        yield equal(o.line, "epoch", epoch.value, h.epochs_done + 1.0, 0, "the one after the last")
+    if step and tokens and per_step is not None:
+        expected = step.value * per_step.value
+        yield equal(o.line, "tokens", tokens.value, expected, tokens.half, "steps × tokens a step")
+
+
+def epoch_means_are_of_its_losses(o: Observation, h: History) -> Findings:
+    """The mean loss of an epoch is the mean of its steps' losses."""
+    epoch, mean, size = o.get("epoch"), o.get("mean_loss"), h.facts.steps_per_epoch
+    if o.kind != "epoch_completed" or not epoch or not mean or size is None or h.has_holes:
+        return
+    total, count = h.epoch_sums.get(int(epoch.value), (0.0, 0))
+    if h.facts.prints_every_step and count == size.value:
+        slack = mean.half + 1e-6
+        formula = f"mean of its {count:,} losses"
+        yield equal(o.line, "mean loss", mean.value, total / count, slack, formula)
+
+
+def epochs_take_their_time(o: Observation, h: History) -> Findings:
+    """An epoch lasts from the beginning of its first step to the end of its last."""
+    took = o.get("duration_s")
+    if o.kind != "epoch_completed" or took is None or h.has_holes or o.time is None:
+        return
+    if h.epoch_begins is not None and h.facts.prints_every_step:
+        expected = o.time.value - h.epoch_begins.value
+        slack = _slack(took, o.time, h.epoch_begins)
+        yield equal(o.line, "epoch's seconds", took.value, expected, slack, "end − begin")
+
+
+def events_name_the_last_step(o: Observation, h: History) -> Findings:
+    """Whatever happens between steps names the step that was completed last."""
+    step = o.get("step")
+    named = (
+        "warning_raised",
+        "epoch_completed",
+        "validation_completed",
+        "checkpoint_saved",
+        "fault_occurred",
+        "watchdog_timed_out",
+        "run_aborted",
+        "phase_started",
+        "phase_ended",
+    )
+    if o.kind in named and step is not None and h.step is not None and not h.blind:
+        if h.facts.prints_every_step:
+            yield equal(o.line, f"step of {o.kind}", step.value, float(h.step), 0, "the last one")
+        elif h.log_interval is not None and h.begins_here and h.phase is None and h.fault is None:
+            low, high = float(h.step), float(h.step + h.log_interval)
+            yield within(o.line, f"step of {o.kind}", step.value, low, high, "the last one")
+
+
+def best_validation_is_the_least(o: Observation, h: History) -> Findings:
+    """A validation improved when its loss is below all before; the best is the least of all."""
+    if o.kind != "validation_completed" or h.has_holes or not h.begins_here:
+        return
+    loss, best, improved = o.get("loss"), o.get("best_loss"), o.flags.get("improved")
+    if loss is None:
+        return
+    least = min(h.best.value, loss.value)
+    slack = loss.half + (h.best.half if math.isfinite(h.best.value) else 0.0)
+    if best is not None:
+        formula = "least of all validations"
+        yield equal(o.line, "best loss", best.value, least, slack + best.half, formula)
+    apart = abs(loss.value - h.best.value) > slack  # else the printed digits cannot tell
+    if improved is not None and apart:
+        better = loss.value < h.best.value
+        found = f"loss {loss.value:.6g} {'improved' if improved else 'not improved'}"
+        before = f"{h.best.value:.6g} before" if math.isfinite(h.best.value) else "the first"
+        word = "improved" if better else "not improved"
+        yield Stated(o.line, improved == better, found, f"{word} (best {before})")
+
+
+def validations_agree_with_themselves(o: Observation, h: History) -> Findings:
+    """Perplexity is exp(loss), accuracy follows the loss, the epoch follows the step."""
+    loss = o.get("loss")
+    if o.kind != "validation_completed" or loss is None:
+        return
+    if ppl := o.get("ppl"):
+        expected = math.exp(min(loss.value, 700.0))
+        slack = ppl.half + expected * math.expm1(loss.half)
+        yield equal(o.line, "ppl", ppl.value, expected, slack, "exp(loss)")
+    if accuracy := o.get("accuracy"):
+        expected = next_token_accuracy(loss.value)
+        slack = accuracy.half + 0.25 * expected * loss.half
+        yield equal(o.line, "accuracy", accuracy.value, expected, slack, "the law of accuracy")
+    epoch, step, size = o.get("epoch"), o.get("step"), h.facts.steps_per_epoch
+    if epoch and step and size is not None:
+        expected = math.ceil(step.value / size.value)
+        yield equal(o.line, "epoch", epoch.value, float(expected), 0, "step / steps per epoch")
+    train, gap = o.get("train_loss"), o.get("gap")
+    if train and gap:
+        expected = loss.value - train.value
+        slack = _slack(loss, train, gap)
+        yield equal(o.line, "gap", gap.value, expected, slack, "validation − training loss")
+    took, tokens, rate = o.get("duration_s"), o.get("tokens"), o.get("tokens_per_s")
+    if took and tokens and rate and took.value > 0:
+        expected = tokens.value / took.value
+        slack = rate.half + expected * (took.relative + tokens.relative)
+        yield equal(o.line, "validation tokens/s", rate.value, expected, slack, "tokens / time")
+
+
+def validation_is_near_training(o: Observation, h: History) -> Findings:
+    """The training loss a validation compares with is that of the steps around it."""
+    train, last = o.get("train_loss"), h.last.get("loss")
+    if o.kind != "validation_completed" or train is None or last is None or h.has_holes:
+        return
+    if h.losses:
+        recent = np.concatenate([loss[-16:] for _, loss, _ in h.losses[-16:]])[-16:]
+        room = VALIDATION_NEAR_TRAINING * last.value
+        low, high = float(recent.min()) - room, float(recent.max()) + room
+        yield within(o.line, "training loss", train.value, low, high, "the last losses")
+
+
+def replayed_validations_are_the_same(o: Observation, h: History) -> Findings:
+    """A step is validated once; after a restart to before it, once more."""
+    step = o.get("step")
+    if o.kind == "validation_completed" and step is not None and h.validations:
+        last = float(h.validations[-1].step)
+        yield within(o.line, "validated step", step.value, last + 1, math.inf, "after the last")
+
+
+# Checkpoints and files.
+
+
+def checkpoints_hold_the_state(o: Observation, h: History) -> Findings:
+    """A checkpoint is as large as the run said, 14 bytes a parameter."""
+    size, said = o.get("size_bytes"), h.facts.checkpoint_bytes
+    if o.kind in ("checkpoint_saved", "phase_started") and size is not None:
+        if said is None and h.facts.params is not None:
+            said = Value(14 * h.facts.params.value)
+        if said is not None and o.words.get("phase", "checkpoint") == "checkpoint":
+            slack = size.half + said.half
+            what = "checkpoint bytes"
+            yield equal(o.line, what, size.value, said.value, slack, "14 bytes a parameter")
+
+
+def checkpoints_are_named_by_step(o: Observation, h: History) -> Findings:
+    """The path of a checkpoint names the model and the step."""
+    path, step = o.words.get("path"), o.get("step")
+    if o.kind != "checkpoint_saved" or path is None:
+        return
+    if step is not None:
+        name = f"step_{int(step.value):07d}"
+        yield Stated(o.line, path.endswith(f"/{name}"), f"path {path}", f"one ending in /{name}")
+    if h.facts.model is not None:
+        folder = folder_of(h.facts.model)
+        yield Stated(o.line, f"/{folder}/" in f"/{path}", f"path {path}", f"one under {folder}/")
+
+
+def checkpoints_have_a_reason(o: Observation, h: History) -> Findings:
+    """A checkpoint because validation improved comes after one that did."""
+    reason = o.words.get("reason")
+    if o.kind != "checkpoint_saved" or reason is None or h.has_holes or not h.begins_here:
+        return
+    last = h.validations[-1] if h.validations else None
+    here = last is not None and last.step == h.step_now(o)
+    improved = last is not None and here and last.loss.value < last.best_before.value
+    if improved or not here:
+        wanted = "improved" if improved else "interval"
+        yield Stated(o.line, reason == wanted, f"checkpoint for {reason}", wanted)
+
+
+def results_take_their_phase_s_time(o: Observation, h: History) -> Findings:
+    """A validation or checkpoint says it took as long as its phase."""
+    took = o.get("duration_s")
+    if o.kind not in ("validation_completed", "checkpoint_saved") or took is None:
+        return
+    if h.last_phase_s is not None and h.facts.prints_every_step and not h.blind:
+        slack = _slack(took, h.last_phase_s)
+        what = f"duration of {o.kind}"
+        yield equal(o.line, what, took.value, h.last_phase_s.value, slack, "its phase's")
+    size, rate = o.get("size_bytes"), o.get("rate_gbs")
+    if size and rate and took.value > 0:
+        expected = size.value / took.value / GB
+        slack = rate.half + expected * (size.relative + took.relative)
+        yield equal(o.line, "GB/s", rate.value, expected, slack, "bytes / time")
+
+
+def shards_are_named_and_sized(o: Observation, h: History) -> Findings:
+    """Files come in order, named by index and count, as large as planned."""
+    if o.kind != "shard_written":
+        return
+    index, count, size = o.get("index"), o.get("count"), o.get("size_bytes")
+    planned, name = h.facts.shard_bytes, o.words.get("name")
+    if not index or not count:
+        return
+    if not h.has_holes and h.begins_here:
+        yield equal(o.line, "shard", index.value, h.shards + 1.0, 0, "the one after the last")
+    if name is not None:
+        expected = shard_name(int(index.value), int(count.value))
+        yield Stated(o.line, name == expected, f"file {name}", expected)
+    if planned:
+        yield equal(o.line, "shards", count.value, float(len(planned)), 0, "as planned")
+        if size and 1 <= index.value <= len(planned):
+            expected_bytes = float(planned[int(index.value) - 1])
+            yield equal(o.line, "shard's bytes", size.value, expected_bytes, size.half, "as planned")
+
+
+def shards_add_up(o: Observation, h: History) -> Findings:
+    """When the export is over all files are written, and they are 2 bytes a parameter."""
+    is_last = o.kind == "shard_written" and o.get("index") == o.get("count")
+    if not is_last or h.has_holes or not h.begins_here or h.facts.params is None:
+        return
+    size, index = o.get("size_bytes"), o.get("index")
+    if size is None or index is None:
+        return
+    expected = 2 * h.facts.params.value
+    slack = h.shard_half + size.half
+    found = h.shard_bytes + size.value
+    yield equal(o.line, "bytes of all shards", found, expected, slack, "2 bytes a parameter")
+
+
+def folder_of(model: str) -> str:
+    """The folder a model's files are written to."""
+    return model.lower().replace(" ", "-").replace("/", "-")
+
+
+# Warnings and faults.
+
+
+def warnings_have_a_cause(o: Observation, h: History) -> Findings:
+    """What a warning says of its step is in the step's row."""
+    if o.kind != "warning_raised":
+        return
+    value, usual, kind = o.get("value"), o.get("baseline"), o.words.get("kind")
+    step = o.get("step")
+    if value is None or usual is None:
+        return
+    if kind != "late_loader" and kind != "slow_collective":
+        yield within(o.line, f"{kind} value", value.value, usual.value, math.inf, "its baseline")
+    row = h.last.get("step")
+    if h.blind or row is None or step is None or row.value != step.value:
+        return
+    took, grad = h.last.get("step_time_s"), h.last.get("grad_norm")
+    if kind in ("late_loader", "slow_collective") and took is not None:
+        expected = usual.value + value.value
+        slack = WARNING_SLACK * usual.value + _slack(value, usual, took)
+        formula = "usual time + delay"
+        yield equal(o.line, f"time of step {step.value:.0f}", took.value, expected, slack, formula)
+    if kind == "grad_norm_burst" and grad is not None:
+        slack = _slack(value, grad)
+        yield equal(o.line, "gradient norm", value.value, grad.value, slack, "the step's row")
+
+
+def warnings_are_of_a_node(o: Observation, h: History) -> Findings:
+    """A node that is named is one of the run's."""
+    node = o.get("node")
+    if o.kind in ("warning_raised", "fault_occurred", "run_restarted") and node is not None:
+        if h.facts.nodes is not None:
+            yield within(o.line, "node", node.value, 0, h.facts.nodes.value - 1)
+
+
+def faults_are_numbered(o: Observation, h: History) -> Findings:
+    """Faults are numbered from 1; their GPU is one of the run's and of their node."""
+    if o.kind != "fault_occurred":
+        return
+    number, gpu, node = o.get("fault"), o.get("gpu"), o.get("node")
+    if number and h.begins_here:
+        yield equal(o.line, "fault number", number.value, h.faults + 1.0, 0, "the next")
+    if gpu and h.facts.gpus is not None:
+        yield within(o.line, "GPU", gpu.value, 0, h.facts.gpus.value - 1)
+    per_node = h.facts.gpus_per_node
+    if gpu and node and per_node is not None:
+        expected = float(gpu.value // per_node.value)
+        yield equal(o.line, "node of the GPU", node.value, expected, 0, "GPU / GPUs per node")
+
+
+def watchdogs_wait_their_time(o: Observation, h: History) -> Findings:
+    """The watchdog names the GPU that struck, after its timeout; all others waited."""
+    if o.kind != "watchdog_timed_out" or h.fault is None:
+        return
+    rank, waiting, timeout = o.get("rank"), o.get("waiting_ranks"), o.get("timeout_s")
+    gpu = h.fault.get("gpu")
+    if rank and gpu:
+        yield equal(o.line, "rank that did not arrive", rank.value, gpu.value, 0, "the fault's GPU")
+    if waiting and h.facts.gpus is not None:
+        yield equal(o.line, "waiting ranks", waiting.value, h.facts.gpus.value - 1, 0, "the others")
+    if timeout and o.time is not None and h.fault.time is not None:
+        waited = o.time.value - h.fault.time.value
+        slack = _slack(o.time, h.fault.time)
+        low, high = timeout.value - slack, timeout.value + 1.0 + slack
+        yield within(o.line, "seconds waited", waited, low, high, "its timeout")
+    elements = o.get("elements")
+    if elements and h.collective is not None:
+        expected = h.collective.value / 4
+        slack = h.collective.half / 4 + 1
+        yield equal(o.line, "elements", elements.value, expected, slack, "fp32 gradients")
+
+
+def aborts_fall_back_to_a_checkpoint(o: Observation, h: History) -> Findings:
+    """What is lost is counted from the last checkpoint."""
+    if o.kind != "run_aborted":
+        return
+    saved, lost, step = o.get("checkpoint_step"), o.get("lost_steps"), o.get("step")
+    if saved and h.saved_step is not None and not h.has_holes:
+        expected = float(h.saved_step)
+        yield equal(o.line, "checkpoint step", saved.value, expected, 0, "the last one saved")
+    if lost and step and saved:
+        expected = step.value - saved.value
+        yield equal(o.line, "lost steps", lost.value, expected, 0, "step − checkpoint step")
+    number = o.get("fault")
+    if number and h.begins_here:
+        yield equal(o.line, "fault", number.value, float(h.faults), 0, "the last one")
+
+
+def restarts_go_back_to_the_checkpoint(o: Observation, h: History) -> Findings:
+    """A restart is the next attempt, from the last checkpoint, after the downtime it says."""
+    if o.kind != "run_restarted":
+        return
+    step, lost, attempt = o.get("step"), o.get("lost_steps"), o.get("attempt")
+    if step and h.saved_step is not None and not h.has_holes:
+        expected = float(h.saved_step)
+        yield equal(o.line, "restarts from step", step.value, expected, 0, "the last checkpoint")
+    if attempt and h.attempt is not None:
+        yield equal(o.line, "attempt", attempt.value, h.attempt + 1.0, 0, "the one after the last")
+    at = h.abort.get("step") if h.abort else None
+    if lost and step and at:
+        expected = at.value - step.value
+        yield equal(o.line, "lost steps", lost.value, expected, 0, "aborted step − checkpoint step")
+    down = o.get("downtime_s")
+    if down and h.abort and h.abort.time is not None and o.time is not None:
+        expected = o.time.value - h.abort.time.value
+        slack = _slack(down, h.abort.time, o.time)
+        yield equal(o.line, "downtime", down.value, expected, slack, "since the abort")
+    node, struck = o.get("node"), h.fault.get("node") if h.fault else None
+    if node and struck:
+        yield equal(o.line, "replaced node", node.value, struck.value, 0, "the faulty one")
+
+
+COURSE_INVARIANTS = (
+    phases_begin_and_end,
+    phases_take_their_time,
+    phases_follow_without_gap,
+    launches_go_in_order,
+    all_gpus_report,
+    all_reduce_test_adds_up,
+    training_starts_where_it_was_saved,
+    epochs_end_in_order,
+    epoch_means_are_of_its_losses,
+    epochs_take_their_time,
+    events_name_the_last_step,
+    best_validation_is_the_least,
+    validations_agree_with_themselves,
+    validation_is_near_training,
+    replayed_validations_are_the_same,
+    checkpoints_hold_the_state,
+    checkpoints_are_named_by_step,
+    checkpoints_have_a_reason,
+    results_take_their_phase_s_time,
+    shards_are_named_and_sized,
+    shards_add_up,
+    warnings_have_a_cause,
+    warnings_are_of_a_node,
+    faults_are_numbered,
+    watchdogs_wait_their_time,
+    aborts_fall_back_to_a_checkpoint,
+    restarts_go_back_to_the_checkpoint,
+)

@@ -1,0 +1,97 @@
+"""`ghosttrain plan`: what the run will be, before it runs."""
+
+from __future__ import annotations
+
+from ghosttrain.cli.common import add_spec_arguments, request_from_args, settle
+
+TYPE_CHECKING = False  # typing itself costs 4 ms
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `plan`."""
+    add_spec_arguments(parser)
+    group = parser.add_argument_group("how to tell it")
+    group.add_argument("--json", action="store_true", help="as JSON, units in the names")
+    group.add_argument(
+        "--write-spec",
+        metavar="FILE",
+        help="also write a spec file that asks for this run, over one that is there;"
+        " - writes it to standard output, and nothing else",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Plan and tell."""
+    from ghosttrain.core.errors import SpecError
+    from ghosttrain.core.plan import plan
+    from ghosttrain.inputs.request import resolve
+    from ghosttrain.inputs.spec_file import write_spec_file
+    from ghosttrain.views.renderables.plan_tables import plan_data, plan_lines
+    from ghosttrain.views.show.terminal import Terminal, write_all
+
+    to_stdout = args.write_spec == "-"
+    if to_stdout and args.json:
+        raise SpecError("--json and --write-spec - both want standard output: give one of them")
+    settle(args, watched=False)
+    spec = resolve(request_from_args(args), args.seed)
+    planned = plan(spec)
+    terminal = Terminal.of(1)
+    if to_stdout:
+        write_all(terminal.fd, write_spec_file(spec).encode())
+        return 0
+    if args.write_spec is not None:
+        from pathlib import Path
+
+        write_whole(Path(args.write_spec), write_spec_file(spec))
+    if args.json:
+        import json
+
+        data = plan_data(planned) | {"seed": args.seed}
+        write_all(terminal.fd, (json.dumps(data, indent=2) + "\n").encode())
+        return 0
+    lines = plan_lines(planned, terminal.size()[0] if terminal.is_tty else None)
+    text = "".join(line.ansi(color=terminal.color) + "\n" for line in lines)
+    write_all(terminal.fd, terminal.encode(text))
+    return 0
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all; one that is there keeps its permissions.
+
+    Raises:
+        InputFileError: If there can be no such file.
+        WorldError: If it cannot be written completely.
+    """
+    from contextlib import suppress
+    from pathlib import Path
+
+    from ghosttrain.core.errors import InputFileError, WorldError
+
+    try:
+        target = Path(path).resolve()
+        if target.is_dir():
+            raise InputFileError(f"{path}: is a folder")
+        is_special = target.exists() and not target.is_file()  # /dev/stdout, a pipe
+        partial = target if is_special else target.with_name(f".{target.name[:200]}.part")
+        file = partial.open("w", encoding="utf-8")
+    except ValueError:  # a NUL in the name
+        raise InputFileError(f"{str(path)!r}: cannot be written: no such name") from None
+    except OSError as error:
+        raise InputFileError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        with file:
+            file.write(text)
+        if not is_special:
+            if target.exists():
+                partial.chmod(target.stat().st_mode & 0o7777)
+            partial.replace(target)
+    except BaseException as error:
+        if not is_special:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WorldError(f"{path}: cannot be written: {error.strerror}") from None
+        raise

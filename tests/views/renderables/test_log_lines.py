@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from ghosttrain.core.events import (
+    FaultOccurred,
+    GpusDetected,
+    RunFinished,
+    StepsCompleted,
+    ValidationCompleted,
+    WarningKind,
+    WarningRaised,
+)
+from ghosttrain.views.renderables.glyphs import ASCII
+from ghosttrain.views.renderables.log_lines import log_lines
+from ghosttrain.views.renderables.run_card import RunCard
+from tests.views.renderables.fleets import card_of, faulty_events, faulty_run, with_recipe
+
+STAMP = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ")
+STEP = re.compile(
+    r"step +(?P<step>\d+)/180  loss +(?P<loss>\d+\.\d{4})  ppl +(?P<ppl>\d+\.\d\d)  "
+    r"grad +(?P<grad>\d+\.\d{3})  lr (?P<lr>\d\.\d\de-\d\d) (?P<phase>warmup|cosine)  BF16  "
+    r"+(?P<time>\d+\.\d{3})s  +(?P<tokens>\d+) tok/s  +(?P<tflops>\d+\.\d) TFLOP/s/GPU  "
+    r"MFU +(?P<mfu>\d+\.\d)%(?P<clipped>  clipped)?"
+)
+
+
+@pytest.fixture(scope="module")
+def card() -> RunCard:
+    return card_of(faulty_run())
+
+
+def texts(kind: type, card: RunCard, **options: int) -> list[str]:
+    return [
+        line.text[22:]
+        for event in faulty_events()
+        if isinstance(event, kind)
+        for line in log_lines(event, card, **options)
+    ]
+
+
+def whole_log(card: RunCard) -> list[str]:
+    return [line.text for event in faulty_events() for line in log_lines(event, card)]
+
+
+def test_every_line_but_the_summary_is_stamped(card):
+    log = whole_log(card)
+    end = next(i for i, line in enumerate(log) if "Training Summary" in line)
+    assert all(STAMP.match(line) for line in log[:end])
+    assert log[-1] == "✔ Training completed successfully!"
+    stamps = [line[:21] for line in log[:end]]
+    assert stamps == sorted(stamps)
+
+
+def test_initialisation_says_model_data_layout_and_network(card):
+    log = "\n".join(whole_log(card))
+    plan = faulty_run().plan
+    for part in (
+        "Llama-3-8B on 64 × H100-SXM (8 nodes), 3 epochs of 60 steps, seed 1234",
+        "chosen: gpu: what most people train on",
+        "8,030,261,248 parameters · 32 layers · hidden 4096 · 32 heads, 8 KV · FFN 14336 · BF16",
+        "Initialising weights (seed 1234)",
+        "vocabulary 128,256, loaded in",
+        "Batch: 128 sequences = ",
+        f"{plan.flops_per_token / 1e9:.1f} GFLOP a token · peak 989.",
+        "DP 64",
+        "NCCL 2.27.3: world size 64, 8 nodes, 16 ring channels, NVLS, 8 × 400 Gb/s InfiniBand",
+        "[Rank 12/64] [Node 1/8] NVIDIA H100 80GB HBM3, 79.6 GiB, ECC on, driver",
+        "All-reduce test, 1 GiB over 64 ranks (",
+        "======== Training Started ========",
+    ):
+        assert part in log
+
+
+def test_each_gpu_is_listed_once_an_attempt(card):
+    ranks = [line for line in texts(GpusDetected, card) if "[Rank" in line]
+    assert len(ranks) == 2 * 64
+
+
+def test_many_gpus_are_condensed_with_their_count():
+    card = card_of(faulty_run(128))
+    lines = [
+        line.text
+        for event in faulty_events(128)
+        if isinstance(event, GpusDetected) and event.attempt == 1
+        for line in log_lines(event, card)
+    ]
+    assert 1 <= len(lines) <= 16
+    assert "128" in lines[-1]
+
+
+def test_detailed_lines_at_step_1_and_every_interval(card):
+    first = [e for e in faulty_events() if isinstance(e, StepsCompleted) and e.attempt == 1]
+    matches = [STEP.match(line) for line in texts(StepsCompleted, card) if line.startswith("step")]
+    assert all(matches)
+    steps = [int(m["step"]) for m in matches if m]
+    assert steps[:3] == [1, 10, 20]
+    every = [e.step for e in first]
+    assert len([s for s in steps if s in (1, *range(10, 181, 10))]) == len(steps)
+    assert every[0][0] == 1
+
+
+def test_a_detailed_line_agrees_with_itself(card):
+    """PPL = exp(loss), MFU = TFLOP/s over the peak, tokens/s = tokens / step time."""
+    plan = faulty_run().plan
+    for line in texts(StepsCompleted, card):
+        if not (match := STEP.match(line)):
+            continue
+        loss, tokens = float(match["loss"]), float(match["tokens"])
+        assert float(match["ppl"]) == pytest.approx(math.exp(loss), rel=1e-4)
+        assert tokens * float(match["time"]) == pytest.approx(card.tokens_per_step, rel=1e-3)
+        tflops = tokens * plan.flops_per_token / 64 / 1e12
+        assert float(match["tflops"]) == pytest.approx(tflops, abs=0.06)
+        assert float(match["mfu"]) == pytest.approx(100 * tflops / plan.peak_tflops, abs=0.06)
+        assert bool(match["clipped"]) == (float(match["grad"]) > 1.0)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 160])
+def test_a_narrow_detailed_line_keeps_what_matters(card, width):
+    lines = [line for line in texts(StepsCompleted, card, width=width) if line.startswith("step")]
+    assert all(len(line) + 22 <= width for line in lines)
+    assert all("loss" in line for line in lines)
+    if width >= 80:
+        assert all("MFU" in line for line in lines)
+
+
+def test_an_fp16_run_shows_its_loss_scale():
+    card = with_recipe(faulty_run(), precision="fp16")
+    event = next(e for e in faulty_events() if isinstance(e, StepsCompleted))
+    assert "  scale    65536  " in log_lines(event, card)[0].text
+    assert card.loss_scale(4000) == 4 * 65536
+
+
+def test_collectives_follow_their_step(card):
+    lines = texts(StepsCompleted, card)
+    at = next(i for i, line in enumerate(lines) if "NCCL" in line)
+    assert lines[at - 1].startswith("step  50/")
+    assert re.match(
+        r"INFO    NCCL reduce-scatter, layer \d+: \d+ MB over 64 ranks, \d+\.\d\d ms, "
+        r"bus bandwidth \d+ GB/s$",
+        lines[at],
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "node", "value", "baseline", "text"),
+    [
+        (
+            WarningKind.LATE_LOADER,
+            5,
+            1.84,
+            2.46,
+            "[Node 5/8] step 420 waited 1.840s for data, late loader (usual step 2.460s, +75%)",
+        ),
+        (
+            WarningKind.SLOW_COLLECTIVE,
+            1,
+            0.25,
+            2.5,
+            "[Node 1/8] step 420 waited 0.250s, slow collectives (usual step 2.500s, +10%)",
+        ),
+        (
+            WarningKind.WARM_INLET,
+            2,
+            31.2,
+            22.5,
+            "[Node 2/8] inlet air at 31.2°C (+8.7°C): GPUs run warmer",
+        ),
+        (
+            WarningKind.GRAD_NORM_BURST,
+            None,
+            2.5,
+            0.25,
+            "step 420 gradient norm 2.500, 10.0 times its trend 0.250, clipped to 1",
+        ),
+    ],
+)
+def test_warnings_have_cause_and_numbers(card, kind, node, value, baseline, text):
+    event = WarningRaised(60.0, kind, 420, node, None, value, baseline)
+    (line,) = log_lines(event, card)
+    assert line.text == f"[2026-01-01 00:01:00] WARNING {text}"
+    assert ("WARNING", "yellow") in [(t.strip(), s) for t, s in line.pieces]
+
+
+def test_a_fault_is_told_from_the_kernel_to_the_restart(card):
+    log = "\n".join(line[22:] for line in whole_log(card) if STAMP.match(line))
+    parts = (
+        "ERROR   [Rank 13/64] [Node 1/8] gpu-0001 fault 1: gpu-off-bus",
+        "): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.",
+        "WARNING No progress since step",
+        "ERROR   [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=",
+        "Timeout(ms)=600000",
+        "ERROR   [Rank 13/64] [Node 1/8] did not arrive: 63 ranks waited 10m00s",
+        "ERROR   Attempt 1 ended at step",
+        "INFO    [Node 1/8] replaced by a spare after",
+        "INFO    Attempt 2 starts from the beginning",
+    )
+    places = [log.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_a_fault_without_xid_is_told_by_name(card):
+    event = next(e for e in faulty_events() if isinstance(e, FaultOccurred))
+    (line,) = log_lines(replace(event, xid=0, kind="switch-down"), card)
+    assert line.text.endswith("[Rank 13/64] [Node 1/8] gpu-0001 fault 1: switch-down")
+
+
+def test_a_validation_is_compared_with_training_and_the_best(card):
+    event = ValidationCompleted(90.0, 60, 1, 2.7163, 0.435, 2.7089, 2.7163, True, 7.0, 2**23)
+    first, second = log_lines(event, card)
+    assert first.text[30:] == (
+        "Validation: loss 2.7163  ppl 15.12  accuracy 43.5%  train 2.7089 (+0.0074)  best so far"
+    )
+    assert second.text[30:] == "  8.39 M tokens in 7.0s, 1198373 tok/s"
+    worse = replace(event, improved=False, best_loss=2.7)
+    assert log_lines(worse, card)[0].text.endswith("  best 2.7000")
+
+
+def test_ascii_logs_are_ascii():
+    run = faulty_run()
+    card = replace(card_of(run), glyphs=ASCII)
+    log = [line.text for event in faulty_events() for line in log_lines(event, card)]
+    assert [line for line in log if not line.isascii()] == []
+
+
+def test_lines_stay_within_120_columns(card):
+    """All but the kernel's own words: there the last characters of its sentence go."""
+    lines = [
+        line.text
+        for event in faulty_events()
+        for line in log_lines(event, card, width=120)
+        if "NVRM" not in line.text
+    ]
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("width", [20, 60, 79, 80, 100, 120])
+def test_the_summary_fits(card, width):
+    event = next(e for e in faulty_events() if isinstance(e, RunFinished))
+    lines = log_lines(event, card, width=width)[:-1]
+    assert all(len(line) <= width for line in lines)
+    two = "Final loss" in lines[1].text
+    assert two == (width >= 80)
+
+
+def test_a_run_that_met_its_limit_says_so(card):
+    event = next(e for e in faulty_events() if isinstance(e, RunFinished))
+    last = log_lines(replace(event, reason="time_limit"), card)[-1]
+    assert last.text == "Time limit reached at step 180 of 180"
