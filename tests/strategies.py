@@ -117,9 +117,7 @@ def fault_lists(draw: st.DrawFn, *, run_s: float, gpus: int) -> Faults:
 
 
 @st.composite
-def specs(
-    draw: st.DrawFn, *, faults: bool | None = None, limited: bool | None = None
-) -> RunSpec:
+def specs(draw: st.DrawFn, *, faults: bool | None = None, limited: bool | None = None) -> RunSpec:
     """Small lawful specs; with faults, and ended by a time limit, as told or by chance."""
     model, gpu, gpus = draw(st.sampled_from(MACHINES))
     base = machine_spec(model, gpu, gpus)

@@ -40,7 +40,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("inputs",),
     ("playback",),
     ("",),  # ghosttrain/__init__.py itself: the public names
-    ("views", "exporters", "ensemble"),
+    ("views", "exporters", "ensemble", "checking"),
+    ("bench",),
     ("cli",),
     ("__main__",),
 )

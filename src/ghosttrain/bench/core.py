@@ -15,6 +15,7 @@ from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Faults, RunSpec
 from ghosttrain.core.timeline import Span
 from ghosttrain.inputs.request import Request, resolve
+from ghosttrain.playback import Player
 
 STEPS = 2000
 
@@ -70,9 +71,9 @@ def _training_span(run: Run) -> Span:
 def _samples(run: Run, span: Span, start: int, count: int) -> FleetSamples:
     count = min(count, span.steps - start)
     numbers = np.arange(start, start + count)
-    columns = run._steps.columns(span, start, count)  # noqa: SLF001 - what events() calls
+    columns = run._steps.columns(span, start, count)
     factors = columns.step_time_s / run.plan.step_time.total_s
-    return run._fleet.during_steps(span, numbers, columns.end_s, factors)  # noqa: SLF001
+    return run._fleet.during_steps(span, numbers, columns.end_s, factors)
 
 
 def bench_telemetry() -> list[Result]:
@@ -99,9 +100,7 @@ def bench_same_bytes() -> list[Result]:
     span = _training_span(run)
     sums = set()
     for block, start in ((1000, 0), (64, 0), (7, 0), (333, 500), (1, 900)):
-        parts = [
-            _samples(run, span, s, min(block, 1000 - s)) for s in range(start, 1000, block)
-        ]
+        parts = [_samples(run, span, s, min(block, 1000 - s)) for s in range(start, 1000, block)]
         crc = 0
         for name in ("power_w", "temp_c", "util_pct", "memory_gib"):
             column = np.concatenate([getattr(p, name) for p in parts])
@@ -128,7 +127,9 @@ def bench_large_run() -> list[Result]:
     days = run.end_s / 86400
     note = f"{days:.0f} days, {spans:,} spans, {faults} faults"
     return [
-        Result("plan and timeline of a 54-day, 16,384-GPU run with faults", once, "s", 0.3, True, note),
+        Result(
+            "plan and timeline of a 54-day, 16,384-GPU run with faults", once, "s", 0.3, True, note
+        ),
         Result("one hour of it, from cold", 1000 * window, "ms", 50, True),
     ]
 
@@ -143,7 +144,11 @@ def bench_plain_log() -> list[Result]:
     def text() -> list[bytes]:
         writer = ClassicWriter()
         fresh = Run(run.plan, run.timeline, run.seed)
-        return [writer.accept(event) for event in fresh.events(0, float("inf"))]
+        player = Player(fresh, speed="max")
+        parts = []
+        while not player.finished:
+            parts.append(writer.write(player.advance(0.0)))
+        return parts
 
     def ours() -> float:
         return seconds(lambda: os.write(sink, b"".join(text())))
@@ -187,7 +192,14 @@ def bench_grid() -> list[Result]:
     def ours() -> float:
         def draw() -> None:
             lines = gpu_grid(
-                fleet, k=0, gpu=gpu, gpus_per_node=8, width=200, height=400, glyphs=UNICODE, color=True
+                fleet,
+                k=0,
+                gpu=gpu,
+                gpus_per_node=8,
+                width=200,
+                height=400,
+                glyphs=UNICODE,
+                color=True,
             )
             "\n".join(line.ansi(color=True) for line in lines)
 
@@ -207,4 +219,6 @@ def bench_grid() -> list[Result]:
 
     drawn, rich = in_turn(ours, theirs, 3)
     note = f"{1000 * drawn:.2f} against {1000 * rich:.0f} ms"
-    return [Result("a 1,024-GPU grid frame over a rich Table", drawn / rich, "x", 1 / 20, True, note)]
+    return [
+        Result("a 1,024-GPU grid frame over a rich Table", drawn / rich, "x", 1 / 20, True, note)
+    ]

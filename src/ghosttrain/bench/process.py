@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from ghosttrain.bench.result import Result, in_turn
 
@@ -27,7 +28,9 @@ class Terminal:
         self.started = time.perf_counter()
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "CI")}
+        env = {
+            k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "CI")
+        }
         env |= {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
@@ -59,8 +62,8 @@ class Terminal:
 
     def cpu_s(self) -> float:
         """CPU seconds the process has used so far."""
-        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as stat:
-            fields = stat.read().rpartition(")")[2].split()
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
+        fields = stat.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
@@ -91,11 +94,19 @@ def bench_start() -> list[Result]:
     frame, again = in_turn(lambda: _until(bars, b"Step:"), theirs, 9)
     return [
         Result(
-            "first line over importing numpy and rich", line / imports, "x", 0.5, True,
+            "first line over importing numpy and rich",
+            line / imports,
+            "x",
+            0.5,
+            True,
             f"{1000 * line:.0f} against {1000 * imports:.0f} ms",
         ),
         Result(
-            "first frame with both bars over the same", frame / again, "x", 1.5, True,
+            "first frame with both bars over the same",
+            frame / again,
+            "x",
+            1.5,
+            True,
             f"{1000 * frame:.0f} against {1000 * again:.0f} ms",
         ),
     ]

@@ -39,7 +39,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> tuple[float, float]:
+def in_turn(
+    ours: Callable[[], float], theirs: Callable[[], float], pairs: int
+) -> tuple[float, float]:
     """Medians of both, taken alternately so that a busy machine hits both alike."""
     taken = [(ours(), theirs()) for _ in range(pairs)]
     return statistics.median(t[0] for t in taken), statistics.median(t[1] for t in taken)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import BinaryIO, Literal
 
+import numpy as np
+
 from ghosttrain.checking.classic_log import ClassicReader, looks_classic
 from ghosttrain.checking.findings import Report, Violation
 from ghosttrain.checking.history import History
-from ghosttrain.checking.invariants import invariants_after, invariants_before, name_of
+from ghosttrain.checking.invariants import (
+    Invariant,
+    invariants_after,
+    invariants_before,
+    name_of,
+)
 from ghosttrain.checking.jsonl_log import JsonlReader, looks_like_jsonl
 from ghosttrain.checking.lines import RawLine, raw_lines
 from ghosttrain.checking.observations import LogEnded, RunBegan, Seen, Unreadable
@@ -19,7 +26,7 @@ Format = Literal["jsonl", "classic"]
 LINES_TO_TELL = 200
 EXPECTED = (
     "expected the events of `ghosttrain run --format jsonl` (one JSON object a line) or a "
-    "classic log (lines such as `[2026-01-01 00:00:00] INFO    ghosttrain: …`)"
+    "classic log (lines such as `[2026-01-01 00:00:00] INFO    Run: …`)"
 )
 _MAGIC = {
     b"\x1f\x8b": "gzip-compressed: unpack it first",
@@ -70,8 +77,8 @@ def check_lines(stream: BinaryIO, *, complete: bool = False) -> FileReport:
     head = list(islice(lines, LINES_TO_TELL))
     log_format = format_of(head)
     every = chain(head, lines)
-    readers = {"jsonl": JsonlReader, "classic": ClassicReader}
-    seen = readers[log_format]().observations(every)
+    reader = JsonlReader() if log_format == "jsonl" else ClassicReader()
+    seen = reader.observations(every)
     return check_observations(seen, log_format, complete=complete)
 
 
@@ -112,15 +119,19 @@ def check_observations(
             _end_of_run(seen, history, result, complete=complete)
         if isinstance(seen, LogEnded):
             result.lines = seen.line
-        for invariant in invariants_before(seen):
-            for finding in invariant(seen, history):
-                report.take(name_of(invariant), finding)
-        history.learn(seen)
-        for invariant in invariants_after(seen):
-            for finding in invariant(seen, history):
-                report.take(name_of(invariant), finding)
+        # What a log divides by zero or takes the root of is told, not warned of.
+        with np.errstate(all="ignore"):
+            _hold(invariants_before(seen), seen, history, report)
+            history.learn(seen)
+            _hold(invariants_after(seen), seen, history, report)
     result.runs, result.steps = history.runs, history.steps_seen
     return result
+
+
+def _hold(invariants: Iterable[Invariant], seen: Seen, history: History, report: Report) -> None:
+    for invariant in invariants:
+        for finding in invariant(seen, history):
+            report.take(name_of(invariant), finding)
 
 
 def _end_of_run(
@@ -130,6 +141,8 @@ def _end_of_run(
     truncated = isinstance(seen, LogEnded) and seen.truncated
     if truncated and not history.is_open:
         result.notes.append(f"line {seen.line} has no end")
+    if history.runs and not history.begins_here:
+        result.notes.append("the log begins in mid-run: some invariants could not be checked")
     if not history.is_open:
         if history.runs:
             result.report.exercised.add("runs-are-complete")
@@ -146,11 +159,3 @@ def _end_of_run(
         result.report.add(Violation(seen.line, "runs-are-complete", text))
     else:
         result.notes.append(f"run {history.runs} is not complete: {where} at {at}{cut}")
-    if not history.begins_here and history.runs:
-        result.notes.append("the log begins in mid-run: some invariants could not be checked")
-
-
-def observations_of(stream: BinaryIO, log_format: Format) -> Iterator[Seen]:
-    """What the log in `stream` says."""
-    reader = JsonlReader() if log_format == "jsonl" else ClassicReader()
-    return reader.observations(raw_lines(stream))

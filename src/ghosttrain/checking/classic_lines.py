@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ghosttrain.checking.observations import Value
-from ghosttrain.core.units import DAY_S, GB, HOUR_S, MINUTE_S
+from ghosttrain.core.units import DAY_S, HOUR_S, MINUTE_S
 
 Numbers = dict[str, Any]
 Said = tuple[str, Numbers, dict[str, str], dict[str, bool]]
@@ -26,7 +26,7 @@ _TIME_UNITS = {
     "ms": 1e-3,
     "us": 1e-6,
 }
-_TIMES = re.compile(r"([\d.]+) ?(ms|us|min|d|h|m|s)")
+_TIMES = re.compile(r"(\d+(?:\.\d+)?) ?(ms|us|min|d|h|m|s)")
 _SHARDING = {"DDP": "ddp", "ZeRO-1": "zero1", "FSDP": "fsdp"}
 
 
@@ -104,10 +104,6 @@ def _shape(m: re.Match[str]) -> Iterator[Said]:
 
 def _from_scratch(_: re.Match[str]) -> Iterator[Said]:
     yield "facts", {"continued_loss": Value(0.0)}, {}, {}
-
-
-def _nothing(_: re.Match[str]) -> Iterator[Said]:
-    return iter(())
 
 
 def _weights_ready(m: re.Match[str]) -> Iterator[Said]:
@@ -238,16 +234,12 @@ def _saving(m: re.Match[str]) -> Iterator[Said]:
 
 def _saved(m: re.Match[str]) -> Iterator[Said]:
     step = re.search(r"step_(\d+)$", m[1])
-    numbers: Numbers = {
-        "size_bytes": size(m[2]),
-        "duration_s": seconds(m[3]),
-        "rate_gbs": rounded(m[4]),
-    }
+    took = seconds(m[3])
+    numbers: Numbers = {"size_bytes": size(m[2]), "duration_s": took}
     if step:
         numbers["step"] = Value(float(step[1]))
-    reason = "improved" if m[5] == "validation improved" else "interval"
-    yield "checkpoint_saved", numbers, {"path": m[1], "reason": reason}, {}
-    yield "phase_ended", {"duration_s": numbers["duration_s"]}, {"phase": "checkpoint"}, {}
+    yield "checkpoint_saved", numbers, {"path": m[1], "reason": m[4]}, {}
+    yield "phase_ended", {"duration_s": took}, {"phase": "checkpoint"}, {}
 
 
 def _exporting(_: re.Match[str]) -> Iterator[Said]:
@@ -302,8 +294,9 @@ def _absent(m: re.Match[str]) -> Iterator[Said]:
     yield "watchdog_timed_out", numbers, {}, {}
 
 
-def _ended(m: re.Match[str]) -> Iterator[Said]:
+def _attempt_ended(m: re.Match[str]) -> Iterator[Said]:
     numbers = {
+        "attempt": number(m[1]),
         "step": number(m[2]),
         "lost_steps": number(m[3]),
         "checkpoint_step": number(m[4]) if m[4] else Value(0.0),
@@ -312,20 +305,20 @@ def _ended(m: re.Match[str]) -> Iterator[Said]:
     yield "run_aborted", numbers, {}, {}
 
 
+def _node_replaced(m: re.Match[str]) -> Iterator[Said]:
+    took = seconds(m[2])
+    yield "phase_ended", {"duration_s": took}, {"phase": "down"}, {}
+    yield "node_replaced", {"node": number(m[1]), "downtime_s": took}, {}, {}
+
+
+def _attempt_started(m: re.Match[str]) -> Iterator[Said]:
+    step = number(m[2]) if m[2] else Value(0.0)
+    numbers = {"attempt": number(m[1]), "step": step, "lost_steps": number(m[3])}
+    yield "run_restarted", numbers, {}, {}
+
+
 def _draining(_: re.Match[str]) -> Iterator[Said]:
     yield "phase_started", {}, {"phase": "down"}, {}
-
-
-def _restarted(m: re.Match[str]) -> Iterator[Said]:
-    numbers = {
-        "attempt": number(m[1]),
-        "step": number(m[2]) if m[2] else Value(0.0),
-        "downtime_s": seconds(m[3]),
-        "lost_steps": number(m[4]),
-        "node": number(m[5]),
-    }
-    yield "phase_ended", {"duration_s": numbers["downtime_s"]}, {"phase": "down"}, {}
-    yield "run_restarted", numbers, {}, {}
 
 
 _NODE = r"(?:\[Node +(?P<node>\d+)/\d+\] )?"
@@ -333,10 +326,10 @@ _X = "[×x]"
 _DOT = "[·|]"
 INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator[Said]]], ...] = (
     (
-        "ghosttrain: ",
+        "Run: ",
         re.compile(
-            rf"ghosttrain: (.+) on ([\d,]+) {_X} (.+) \(([\d,]+) nodes?\), "
-            r"([\d,]+) epochs? of ([\d,]+) steps"
+            rf"Run: (.+) on (\d[\d,]*) {_X} (.+) \((\d[\d,]*) nodes?\), "
+            r"(\d[\d,]*) epochs? of (\d[\d,]*) steps"
         ),
         _run,
     ),
@@ -347,17 +340,17 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
         _from_scratch,
     ),
     ("Model ready in ", re.compile(r"in (.+)$"), _weights_ready),
-    ("Tokenizer ", re.compile(r"vocabulary ([\d,]+)"), _tokenizer),
+    ("Tokenizer ", re.compile(r"vocabulary (\d[\d,]*)"), _tokenizer),
     (
         "Dataset: ",
-        re.compile(r", ([\d.]+(?: [KMBT])?) tokens in ([\d,]+) sequences of ([\d,]+)"),
+        re.compile(r", (\d+(?:\.\d+)?(?: [KMBT])?) tokens in (\d[\d,]*) sequences of (\d[\d,]*)"),
         _dataset,
     ),
     (
         "Batch: ",
         re.compile(
-            rf"Batch: ([\d,]+) sequences = micro (\d+) {_X} DP (\d+)(?: {_X} (\d+) accumulated)?"
-            rf" {_DOT} ([\d.]+) ([GT])FLOP a token {_DOT} peak ([\d,.]+) TFLOP/s a GPU"
+            rf"Batch: (\d[\d,]*) sequences = micro (\d+) {_X} DP (\d+)(?: {_X} (\d+) accumulated)?"
+            rf" {_DOT} (\d+(?:\.\d+)?) ([GT])FLOP a token {_DOT} peak (\d[\d,]*(?:\.\d+)?) TFLOP/s a GPU"
         ),
         _batch,
     ),
@@ -365,64 +358,222 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
         "Layout: ",
         re.compile(
             rf"TP (\d+) {_DOT} PP (\d+) {_DOT} CP (\d+) {_DOT} (?:EP \d+ {_DOT} )?DP (\d+) "
-            rf"\(([\w-]+)\) {_DOT} .+ {_DOT} ([\d.]+) of ([\d.]+) GiB a GPU"
+            rf"\(([\w-]+)\) {_DOT} .+ {_DOT} (\d+(?:\.\d+)?) of (\d+(?:\.\d+)?) GiB a GPU"
         ),
         _layout,
     ),
     (
         "Schedule: ",
-        re.compile(r": (\w+), ([\d,]+) warmup steps, peak learning rate ([\d.e+-]+)"),
+        re.compile(
+            r": (\w+), (\d[\d,]*) warmup steps, peak learning rate (\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
+        ),
         _schedule,
     ),
-    ("[Rank 0] Watchdog", re.compile(r"NumelIn=(\d+), Timeout\(ms\)=(\d+)"), _watchdog),
-    ("[Rank 1] Watchdog", re.compile(r"NumelIn=(\d+), Timeout\(ms\)=(\d+)"), _watchdog),
-    ("Ranks ", re.compile(rf"Ranks (\d+)-\d+: ([\d,]+) {_X} "), _ranks),
+    ("OpType=", re.compile(r"NumelIn=(\d+), Timeout\(ms\)=(\d+)"), _watchdog),
+    ("Ranks ", re.compile(rf"Ranks (\d+)-\d+: (\d[\d,]*) {_X} "), _ranks),
     (
         "All-reduce test",
         re.compile(
-            r"test, ([\d.]+ \w+) over ([\d,]+) ranks \(.+\): (.+), bus bandwidth ([\d.]+) GB/s"
+            r"test, (\d+(?:\.\d+)? \w+) over (\d[\d,]*) ranks \(.+\): (.+), bus bandwidth (\d+(?:\.\d+)?) GB/s"
         ),
         _all_reduce,
     ),
     ("======== Training Started", re.compile(""), _training_started),
     (
         "======== Training Resumed",
-        re.compile(r"at step ([\d,]+) \(attempt (\d+)\)"),
+        re.compile(r"at step (\d[\d,]*) \(attempt (\d+)\)"),
         _training_resumed,
     ),
     (
         "Epoch ",
         re.compile(
-            r"Epoch (\d+)/(\d+) completed: mean loss ([\d.]+), step ([\d,]+), (\w+), "
-            r"([\d.]+(?: [KMBT])?) tokens seen"
+            r"Epoch (\d+)/(\d+) completed: mean loss (\d+(?:\.\d+)?), step (\d[\d,]*), (\w+), "
+            r"(\d+(?:\.\d+)?(?: [KMBT])?) tokens seen"
         ),
         _epoch,
     ),
-    ("Validating at step ", re.compile(r"step ([\d,]+):"), _validating),
+    ("Validating at step ", re.compile(r"step (\d[\d,]*):"), _validating),
     (
         "Validation: ",
         re.compile(
-            r": loss ([\d.]+)  ppl ([\d.]+)  accuracy ([\d.]+)%  train ([\d.]+) \(([+-][\d.]+)\)  "
-            r"(best so far|best ([\d.]+))"
+            r": loss (\d+(?:\.\d+)?)  ppl (\d+(?:\.\d+)?)  accuracy (\d+(?:\.\d+)?)%  train (\d+(?:\.\d+)?) \(([+-]\d+(?:\.\d+)?)\)  "
+            r"(best so far|best (\d+(?:\.\d+)?))"
         ),
         _validation,
     ),
-    ("Saving checkpoint of step ", re.compile(r"step ([\d,]+): ([\d.]+ \w*B)"), _saving),
+    ("Saving checkpoint of step ", re.compile(r"step (\d[\d,]*): (\d+(?:\.\d+)? \w*B)"), _saving),
     (
-        "Checkpoint saved: ",
-        re.compile(r": (.+), ([\d.]+ \w*B) in (.+) \(([\d.]+) GB/s\), (.+)$"),
+        "Checkpoint: ",
+        re.compile(r": (.+), (\d+(?:\.\d+)? \w*B) in (.+) \((improved|interval)\)$"),
         _saved,
     ),
     ("Exporting model", re.compile(""), _exporting),
-    ("Serialising to ", re.compile(r", ([\d.]+ \w*B) in ([\d,]+) files?"), _serialising),
+    ("Serialising to ", re.compile(r", (\d+(?:\.\d+)? \w*B) in (\d[\d,]*) files?"), _serialising),
     ("Model exported in ", re.compile(r"in (.+)$"), _exported),
-    ("No progress since step ", re.compile(r"step ([\d,]+);"), _no_progress),
-    (
-        "Attempt ",
-        re.compile(
-            r"(?P<ended>Attempt \d+ ended at step .+)|(?P<restarted>Attempt \d+ starts from .+)"
-        ),
-        lambda m: _attempt(m),
-    ),
+    ("No progress since step ", re.compile(r"step (\d[\d,]*);"), _no_progress),
     ("Draining ", re.compile(""), _draining),
 )
+OTHER_LINES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Said]]], ...] = (
+    (
+        re.compile(
+            r"Attempt (\d+) ended at step (\d[\d,]*): (\d[\d,]*) steps since "
+            r"(?:the checkpoint at step (\d[\d,]*)|the start) lost"
+        ),
+        _attempt_ended,
+    ),
+    (
+        re.compile(
+            r"Attempt (\d+) starts from (?:step (\d[\d,]*)|the beginning), (\d[\d,]*) steps to repeat"
+        ),
+        _attempt_started,
+    ),
+    (re.compile(r"\[Node +(\d+)/\d+\] replaced by a spare after (\w+) down"), _node_replaced),
+    (re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] .+ GiB"), _rank),
+    (
+        re.compile(
+            rf"(\d[\d,]*) parameters(?: {_DOT} (\d+(?:\.\d+)?(?: [KMBT])?) active)? {_DOT} (\d+) layers"
+            rf" {_DOT} hidden \d+ {_DOT} (\d+) heads"
+        ),
+        _shape,
+    ),
+    (re.compile(r"(\d+(?:\.\d+)?(?: [KMBT])?) tokens in (.+), (\d+) tok/s$"), _validation_took),
+    (re.compile(r"\[ *(\d+)/(\d+)\] (\S+\.safetensors)  (\d+(?:\.\d+)? \w*B)$"), _shard),
+    (
+        re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] .*\bfault (\d+): (.+)$"),
+        _fault,
+    ),
+    (re.compile(r"\[Rank +(\d+)/\d+\] .+ did not arrive: (\d[\d,]*) ranks waited"), _absent),
+    (re.compile(r"(?:NCCL|RCCL) \S+: world size (\d+), (\d[\d,]*) nodes?"), _world),
+    (
+        re.compile(
+            _NODE
+            + r"step (?P<step>\d[\d,]*) waited (?P<value>\d+(?:\.\d+)?)s for data, late loader "
+            r"\(usual step (?P<usual>\d+(?:\.\d+)?)s"
+        ),
+        _warning("late_loader"),
+    ),
+    (
+        re.compile(
+            _NODE + r"step (?P<step>\d[\d,]*) waited (?P<value>\d+(?:\.\d+)?)s, slow collectives "
+            r"\(usual step (?P<usual>\d+(?:\.\d+)?)s"
+        ),
+        _warning("slow_collective"),
+    ),
+    (
+        re.compile(
+            _NODE + r"inlet air at (?P<value>\d+(?:\.\d+)?)°?C \((?P<usual>[+-]\d+(?:\.\d+)?)°?C\)"
+        ),
+        _warning("warm_inlet"),
+    ),
+    (
+        re.compile(
+            r"step (?P<step>\d[\d,]*) gradient norm (?P<value>\d+(?:\.\d+)?), \d+(?:\.\d+)? times its trend "
+            r"(?P<usual>\d+(?:\.\d+)?)"
+        ),
+        _warning("grad_norm_burst"),
+    ),
+)
+_WARNING_STARTS = re.compile(r"(?:\[Node +\d+/\d+\] )?(?:step |inlet )")
+
+
+def is_like_a_warning(body: str) -> bool:
+    """Whether a line begins as our warnings do."""
+    return _WARNING_STARTS.match(body) is not None
+
+
+# The summary's table.
+
+_LABELS = (
+    "Model|Run time|Epochs, steps|Tokens|GPU time|Energy|Goodput|Faults|Saved|Final loss|Final PPL"
+    "|Best val|Mean MFU|Utilisation|Peak memory"
+)
+_BETWEEN_CELLS = re.compile(rf"\s{{2,}}(?=(?:{_LABELS})\s{{2,}})")
+_N = r"(\d[\d,]*(?:\.\d+)?)"
+_COUNTED = r"(\d+(?:\.\d+)?(?: [KMBT])?)"
+_SUMMARY: tuple[tuple[re.Pattern[str], tuple[tuple[str, Callable[[str], Value]], ...]], ...] = (
+    (re.compile(r"Run time +(.+)$"), (("run_time_s", seconds),)),
+    (re.compile(r"Epochs, steps +(\d+), (\d[\d,]*)$"), (("epochs", number), ("steps", number))),
+    (re.compile(rf"Tokens +{_COUNTED}$"), (("tokens", count),)),
+    (re.compile(rf"GPU time +{_N} GPU-h$"), (("gpu_hours", rounded),)),
+    (re.compile(rf"Energy +{_N} kWh$"), (("energy_kwh", rounded),)),
+    (re.compile(rf"Energy +{_N} MWh$"), (("energy_mwh", rounded),)),
+    (
+        re.compile(r"Saved +.+, (\d+(?:\.\d+)? \w*B) in (\d[\d,]*) shards?$"),
+        (("saved_bytes", size), ("shards", number)),
+    ),
+    (re.compile(r"Faults +(\d+), (\d+) attempts"), (("faults", number), ("attempts", number))),
+    (
+        re.compile(rf"Final loss +{_N}(?: +\(val {_N}\))?$"),
+        (("final_loss", rounded), ("validation_loss", rounded)),
+    ),
+    (
+        re.compile(rf"Final PPL +{_N}(?: +\(val {_N}\))?$"),
+        (("final_ppl", rounded), ("validation_ppl", rounded)),
+    ),
+    (
+        re.compile(rf"Best val +{_N} at step (\d[\d,]*)$"),
+        (("best_validation_loss", rounded), ("best_validation_step", number)),
+    ),
+    (re.compile(rf"Mean MFU +{_N} ?%$"), (("mean_mfu_pct", rounded),)),
+    (re.compile(rf"Utilisation +{_N} ?%$"), (("mean_util_pct", rounded),)),
+    (re.compile(rf"Peak memory +{_N} of {_N} GiB$"), (("peak_memory_gib", rounded),)),
+    (re.compile(rf"Goodput +{_N} ?%"), (("goodput_pct", rounded),)),
+)
+_SHARE = re.compile(r"(init|val|ckpt|faults|export) (\d+(?:\.\d+)?)(?=[,)])")
+_SHARE_NAMES = {
+    "init": "init_share",
+    "val": "validation_share",
+    "ckpt": "checkpoint_share",
+    "faults": "fault_share",
+    "export": "export_share",
+}
+_OTHER_UNITS = (
+    ("mean_mfu_pct", "mean_mfu", 0.01),
+    ("goodput_pct", "goodput", 0.01),
+    ("energy_mwh", "energy_kwh", 1000.0),
+)
+
+
+def summary_of(
+    rows: list[tuple[int, str]],
+) -> tuple[Numbers, dict[str, str], dict[str, int]]:
+    """The numbers and words of the summary's table, and the lines they stand in."""
+    numbers: Numbers = {}
+    words: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for line, text in rows:
+        for cell in _BETWEEN_CELLS.split(text):
+            said = _words_of(cell.strip())
+            told = _numbers_of(cell.strip())
+            words |= said
+            numbers |= told
+            lines |= dict.fromkeys((*said, *told), line)
+    return numbers, words, lines
+
+
+def _words_of(cell: str) -> dict[str, str]:
+    """The model or the path in a cell of the summary."""
+    if named := re.match(r"Model +(.+) \(\d+(?:\.\d+)?(?: [KMBT])?\)$", cell):
+        return {"model": named[1].strip()}
+    if saved := re.match(r"Saved +(.+), \d+(?:\.\d+)? \w*B in ", cell):
+        return {"saved_path": saved[1]}
+    return {}
+
+
+def _numbers_of(cell: str) -> Numbers:
+    """The numbers in a cell of the summary, shares as such."""
+    numbers: Numbers = {}
+    for pattern, names in _SUMMARY:
+        if found := pattern.match(cell):
+            for (name, read), text in zip(names, found.groups(), strict=False):
+                if text is not None:
+                    numbers[name] = read(text)
+    for name, plain, factor in _OTHER_UNITS:
+        if name in numbers:
+            value, half = numbers.pop(name)
+            numbers[plain] = Value(value * factor, half * factor)
+    if "(init " in cell and cell.endswith(")"):  # else it is cut
+        for name, text in _SHARE.findall(cell):
+            value, half = rounded(text)
+            numbers[_SHARE_NAMES[name]] = Value(value / 100, half / 100)
+    return numbers

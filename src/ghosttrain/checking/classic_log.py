@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from ghosttrain.checking.classic_lines import INFO_LINES, Said, seconds, summary_of
+from ghosttrain.checking.classic_lines import (
+    INFO_LINES,
+    OTHER_LINES,
+    Said,
+    is_like_a_warning,
+    size,
+    summary_of,
+)
 from ghosttrain.checking.lines import RawLine
 from ghosttrain.checking.observations import (
+    F64,
     CollectiveBlock,
     Column,
     Facts,
@@ -37,23 +47,26 @@ BLOCK_ROWS = 4096
 BLOCK_VALUES = 1 << 20
 _STAMP_HALF_S = 0.5  # stamps are whole seconds, rounded down
 
-_ESCAPES_TO_DROP = re.compile(rb"\x1b\[[0-9;]*[mK]|\x1b\[\?[0-9;]*[hl]|\x1b[=>]|\x1b\][^\x07\x1b]*\x07?")
+_ESCAPES_TO_DROP = re.compile(
+    rb"\x1b\[[0-9;]*[mK]|\x1b\[\?[0-9;]*[hl]|\x1b[=>]|\x1b\][^\x07\x1b]*\x07?"
+)
 _ESCAPES_THAT_MOVE = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _STAMPED = re.compile(r"\[(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d)\] (?:(INFO|WARNING|ERROR) +)?(.*)")
 _STAMPED_BYTES = re.compile(rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] (INFO |WARNING |ERROR |step )")
 _STEP = re.compile(
     r"step +(\d+)/(\d+)"
-    r"(?:  loss +([\d.]+))?"
-    r"(?:  ppl +([\d.]+))?"
-    r"(?:  grad +([\d.]+))?"
-    r"(?:  lr +([\d.e+-]+)(?: [a-z]+)?)? *"
+    r"(?:  loss +(\d+(?:\.\d+)?))?"
+    r"(?:  ppl +(\d+(?:\.\d+)?))?"
+    r"(?:  grad +(\d+(?:\.\d+)?))?"
+    r"(?:  lr +(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?: [a-z]+)?)? *"
     r"(?:  (?:scale +\d+|BF16|FP16|FP8))?"
-    r"(?:  +([\d.]+)s)?"
+    r"(?:  +(\d+(?:\.\d+)?)s)?"
     r"(?:  +(\d+) tok/s)?"
-    r"(?:  +([\d.]+) TFLOP/s/GPU)?"
-    r"(?:  MFU +([\d.]+)%)?"
+    r"(?:  +(\d+(?:\.\d+)?) TFLOP/s/GPU)?"
+    r"(?:  MFU +(\d+(?:\.\d+)?)%)?"
     r"(?:  clipped)? *$"
 )
+_CUT_STEP = re.compile(_STEP.pattern.removesuffix(" *$"))
 _COLUMNS = (
     # name, group of _STEP, half a unit, factor
     ("step", 1, 0.0, 1.0),
@@ -68,18 +81,18 @@ _COLUMNS = (
 )
 _COLLECTIVE = re.compile(
     r"(?:NCCL|RCCL) (all-reduce|reduce-scatter|all-gather|all-to-all), layer (\d+): "
-    r"([\d.]+ [KMGTP]?B) over (\d+) ranks, ([\d.]+) ms, bus bandwidth ([\d.]+) GB/s$"
+    r"(\d+(?:\.\d+)? [KMGTP]?B) over (\d+) ranks, (\d+(?:\.\d+)?) ms, bus bandwidth (\d+(?:\.\d+)?) GB/s$"
 )
 _GRID = re.compile(
     r"GPU status \| step (\d+) \| (\d+) x .+ \| "
-    r"mean +(\d+)% +(\d+)C +(\d+)W +([\d.]+)/([\d.]+)GiB(?: \| (\d+) lost)?$"
+    r"mean +(\d+)% +(\d+)C +(\d+)W +(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)GiB(?: \| (\d+) lost)?$"
 )
 _GRID_HALVES = {"util_pct": 0.5, "temp_c": 0.5, "memory_gib": 0.05, "power_w": 0.5}
-_BAR = re.compile(r"Loss: ([\d.]+) \| PPL: ([\d.]+) \|(?:.*?MFU ([\d.]+)%)?")
-_DIGITS = str.maketrans({c: " " for c in map(chr, range(33, 127)) if c not in "0123456789.-"})
+_BAR = re.compile(r"Loss: (\d+(?:\.\d+)?) \| PPL: (\d+(?:\.\d+)?) \|(?:.*?MFU (\d+(?:\.\d+)?)%)?")
+_DIGITS = bytes(c if c in b"0123456789.-" else 32 for c in range(256))
+_CUT_BYTES = ("…".encode(), b"~")
+Grid = tuple[int, re.Match[str], float, list[bytes]]  # line, heading, last step, nodes
 _NUMBERS_A_CELL = 6  # index, utilisation, temperature, memory, card, power
-
-Sample = tuple[int, float, list[list[float]], tuple[int, ...]]
 
 
 class ClassicReader:
@@ -90,15 +103,15 @@ class ClassicReader:
         self._dates: dict[str, float] = {}
         self._steps: list[tuple[str | None, ...]] = []
         self._step_places: list[tuple[int, float]] = []
-        self._samples: list[tuple[int, re.Match[str], float, list[str]]] = []
-        self._grid: tuple[int, re.Match[str], float, list[str]] | None = None
+        self._samples: list[Grid] = []
+        self._grid: Grid | None = None
         self._collectives: list[tuple[int, float, re.Match[str]]] = []
         self._values = 0
         self._last_step = math.nan
         self._attempt = 1
         self._ranks = 0
-        self._summary: list[str] | None = None
-        self._clock = math.nan
+        self._summary: list[tuple[int, str]] | None = None
+        self._is_cut = False
 
     def observations(self, lines: Iterable[RawLine]) -> Iterator[Seen]:
         """What the lines say, in order; samples stand behind the block of their steps."""
@@ -121,17 +134,21 @@ class ClassicReader:
         yield LogEnded(last.number, truncated=not last.has_newline)
 
     def _line(self, raw: RawLine, data: bytes) -> Iterator[Seen]:
-        text = data.decode("utf-8", "replace").rstrip()
-        if text.startswith("Node ") and self._grid is not None:
-            self._grid[3].append(text)
+        if self._grid is not None and data.startswith(b"Node "):
+            if raw.has_newline and not data.endswith(_CUT_BYTES):
+                self._grid[3].append(data)
+            else:
+                self._grid = None  # not all of it is there
             return
+        text = data.decode("utf-8", "replace").rstrip()
         if self._grid is not None:
             self._close_grid()
         if not text:
             return
         if not raw.has_newline and not text.startswith("✔"):
             return  # cut in the middle of a line, told by LogEnded
-        if text.endswith(("…", "~")):
+        self._is_cut = text.endswith(("…", "~"))
+        if self._is_cut:
             text = text[:-1].rpartition(" ")[0].rstrip()
         if text.startswith("["):
             yield from self._stamped(raw.number, text)
@@ -153,17 +170,15 @@ class ClassicReader:
         day = self._day(date)
         clock = day + int(hour) * 3600 + int(minute) * 60 + int(second) + _STAMP_HALF_S
         if math.isnan(day) or int(hour) > 23 or int(minute) > 59 or int(second) > 59:
-            yield from self._flush()
-            yield Unreadable(line, "readable-lines", f"{text[:21]} is no date")
+            yield from self._unreadable(line, f"{text[:21]} is no date")
             return
-        self._clock = clock
         if level is None and body.startswith("step "):
             yield from self._step(line, clock, body)
         elif body.startswith(("NCCL ", "RCCL ")) and (timing := _COLLECTIVE.match(body)):
             self._collectives.append((line, clock, timing))
         else:
             yield from self._flush()
-            yield from self._said(line, clock, body)
+            yield from self._said(line, clock, level, body)
 
     def _day(self, date: str) -> float:
         """Unix seconds of a day's beginning, NaN where there is no such day."""
@@ -178,12 +193,9 @@ class ClassicReader:
     # Steps, samples, timings.
 
     def _step(self, line: int, clock: float, body: str) -> Iterator[Seen]:
-        found = _STEP.match(body)
+        found = (_CUT_STEP if self._is_cut else _STEP).match(body)
         if found is None or found[3] is None:
-            yield from self._flush()
-            yield Unreadable(
-                line, "readable-lines", f"{body[:60]!r} is no line of a step, expected its columns"
-            )
+            yield from self._unreadable(line, f"{body[:60]!r} is no line of a step")
             return
         if self._facts.total_steps is None or found[2] != f"{self._facts.total_steps.value:.0f}":
             yield from self._learn(line, {"total_steps": Value(float(found[2]))})
@@ -197,8 +209,7 @@ class ClassicReader:
     def _grid_heading(self, line: int, text: str) -> Iterator[Seen]:
         found = _GRID.match(text)
         if found is None:
-            yield from self._flush()
-            yield Unreadable(line, "readable-lines", f"{text[:60]!r} is no heading of a grid")
+            yield from self._unreadable(line, f"{text[:60]!r} is no heading of a grid")
             return
         if self._facts.gpu_memory_gib is None:
             yield from self._learn(line, {"gpu_memory_gib": Value(float(found[7]), 0.05)})
@@ -239,25 +250,39 @@ class ClassicReader:
         yield from self._flush()
         yield FactsLearnt(line, merged)
 
-    def _said(self, line: int, clock: float, body: str) -> Iterator[Seen]:
+    def _said(self, line: int, clock: float, level: str | None, body: str) -> Iterator[Seen]:
         """What a line with a level says."""
         for start, pattern, reader in INFO_LINES:
             if not body.startswith(start):
                 continue
             found = pattern.search(body)
             if found is None:
-                yield Unreadable(
-                    line,
-                    "readable-lines",
-                    f"{body[:60]!r} does not go on as a line beginning with {start.strip()!r} does",
-                )
-                return
-            yield from self._told(line, clock, reader(found))
+                what = f"a line beginning with {start.strip()!r}"
+                yield from self._unreadable(line, f"{body[:60]!r} does not go on as {what} does")
+            else:
+                yield from self._told(line, clock, body, reader(found))
             return
+        for pattern, reader in OTHER_LINES:
+            if found := pattern.match(body):
+                yield from self._told(line, clock, body, reader(found))
+                return
+        if level == "WARNING" and is_like_a_warning(body):
+            yield from self._unreadable(line, f"{body[:60]!r} is no warning of ours")
 
-    def _told(self, line: int, clock: float, said: Iterable[Said]) -> Iterator[Seen]:
+    def _unreadable(self, line: int, what: str) -> Iterator[Seen]:
+        """That a line breaks the format; of one that is cut nobody knows."""
+        yield from self._flush()
+        if not self._is_cut:
+            yield Unreadable(line, "readable-lines", what)
+
+    def _told(self, line: int, clock: float, body: str, said: Iterable[Said]) -> Iterator[Seen]:
         time = Value(clock, _STAMP_HALF_S)
-        for kind, numbers, words, flags in said:
+        try:
+            sayings = list(said)
+        except (ValueError, IndexError, KeyError):
+            yield from self._unreadable(line, f"{body[:60]!r} has a number that is none")
+            return
+        for kind, numbers, words, flags in sayings:
             if kind == "run":
                 facts = {**numbers, **words}
                 self._facts = Facts(**facts)
@@ -292,12 +317,16 @@ class ClassicReader:
         completed = text.endswith("Training completed successfully!")
         limited = text.startswith("Time limit reached at step")
         if not completed and not limited:
-            self._summary.append(text)
+            self._summary.append((line, text))
             return
-        numbers, words = summary_of(self._summary)
-        self._summary = None
+        rows, self._summary = self._summary, None
+        try:
+            numbers, words, lines = summary_of(rows)
+        except (ValueError, IndexError, KeyError):
+            yield from self._unreadable(line, "the summary has a number that is none")
+            return
         words["reason"] = "completed" if completed else "time_limit"
-        yield Observation("run_finished", line, None, numbers, words)
+        yield Observation("run_finished", line, None, numbers, words, lines=lines)
 
     def _bar(self, line: int, bar: re.Match[str]) -> Iterator[Seen]:
         loss, ppl, mfu = bar.groups()
@@ -360,7 +389,7 @@ def _is_float(text: str | None) -> bool:
 def _collective_block(timings: list[tuple[int, float, re.Match[str]]]) -> CollectiveBlock:
     count = len(timings)
     rows = [match.groups() for _, _, match in timings]
-    sizes = [_size(row[2]) for row in rows]
+    sizes = [size(row[2]) for row in rows]
     nan = np.full(count, math.nan)
 
     def column(index: int, half: float, factor: float = 1.0) -> Column:
@@ -381,75 +410,76 @@ def _collective_block(timings: list[tuple[int, float, re.Match[str]]]) -> Collec
     return CollectiveBlock(lines, nan, nan, ops, columns)
 
 
-def _size(text: str) -> Value:
-    from ghosttrain.checking.classic_lines import size
-
-    return size(text)
-
-
-def _fleet_blocks(
-    samples: list[tuple[int, re.Match[str], float, list[str]]],
-) -> Iterator[Seen]:
+def _fleet_blocks(samples: list[Grid]) -> Iterator[Seen]:
     """Samples of the same width together; what cannot be read is told."""
-    good: list[tuple[int, re.Match[str], float, list[float], tuple[int, ...]]] = []
-    for line, heading, last_step, nodes in samples:
-        values: list[float] = []
-        lost: list[int] = []
-        for row, text in enumerate(nodes):
-            words = text.partition(":")[2].translate(_DIGITS).split()
-            if "--" in words:
-                cells = range(0, len(words), _NUMBERS_A_CELL)
-                lost += [
-                    len(values) // _NUMBERS_A_CELL + k
-                    for k, at in enumerate(cells)
-                    if words[at + 1 : at + 2] == ["--"]
-                ]
-                words = ["0" if word == "--" else word for word in words]
-            try:
-                numbers = list(map(float, words))
-            except ValueError:
-                numbers = [math.nan]
-            if len(numbers) % _NUMBERS_A_CELL or not numbers:
-                where = line + row + 1
-                yield Unreadable(where, "readable-lines", f"{text[:50]!r} is no row of a GPU grid")
-                values = []
-                break
-            values += numbers
-        else:
-            good.append((line, heading, last_step, values, tuple(lost)))
-    by_width: dict[int, list[int]] = {}
-    for i, sample in enumerate(good):
-        by_width.setdefault(len(sample[3]), []).append(i)
-    for width, keep in by_width.items():
-        if width:
-            yield _fleet_block([good[i] for i in keep])
+    by_width: dict[int, list[tuple[Grid, F64, tuple[int, ...]]]] = {}
+    for grid in samples:
+        line, nodes = grid[0], grid[3]
+        cells = _cells(nodes)
+        lost: tuple[int, ...] = ()
+        if cells is None:
+            wrong = next((i for i, node in enumerate(nodes) if _node_cells(node) is None), 0)
+            if nodes:
+                text = nodes[wrong][:50].decode("utf-8", "replace")
+                yield Unreadable(
+                    line + wrong + 1, "readable-lines", f"{text!r} is no row of a grid"
+                )
+            continue
+        if b"--" in b"".join(nodes):
+            lost = tuple(np.flatnonzero(np.isnan(cells[:, 1])).tolist())
+            cells = np.nan_to_num(cells)
+        by_width.setdefault(len(cells), []).append((grid, cells, lost))
+    for kept in by_width.values():
+        yield _fleet_block(kept)
 
 
-def _fleet_block(
-    samples: list[tuple[int, re.Match[str], float, list[float], tuple[int, ...]]],
-) -> FleetBlock:
-    cells = np.array([values for _, _, _, values, _ in samples])
-    cells = cells.reshape(len(samples), -1, _NUMBERS_A_CELL)
+def _cells(nodes: list[bytes]) -> F64 | None:
+    """The numbers of all cells of a grid, shape (G, 6), NaN for dashes; None if it is no grid."""
+    text = b"\n".join(nodes)
+    if b"--" not in text:
+        plain = text.translate(_DIGITS)
+        with suppress(ValueError, DeprecationWarning), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            numbers = np.fromstring(plain.decode("ascii"), sep=" ")
+            row = len(numbers) // len(nodes) if nodes else 0
+            if row * len(nodes) == len(numbers) and row % _NUMBERS_A_CELL == 1:
+                return numbers.reshape(len(nodes), row)[:, 1:].reshape(-1, _NUMBERS_A_CELL)
+    rows = [_node_cells(node) for node in nodes]
+    whole = [row for row in rows if row is not None]
+    return np.concatenate(whole) if whole and len(whole) == len(rows) else None
+
+
+def _node_cells(node: bytes) -> F64 | None:
+    """The numbers of the cells of one node."""
+    words = node.partition(b":")[2].translate(_DIGITS).split()
+    try:
+        numbers = [math.nan if word == b"--" else float(word) for word in words]
+    except ValueError:
+        return None
+    if not numbers or len(numbers) % _NUMBERS_A_CELL:
+        return None
+    return np.array(numbers).reshape(-1, _NUMBERS_A_CELL)
+
+
+def _fleet_block(samples: list[tuple[Grid, F64, tuple[int, ...]]]) -> FleetBlock:
+    grids = [grid for grid, _, _ in samples]
+    cells = np.stack([cells for _, cells, _ in samples])
+    lost = tuple(lost for _, _, lost in samples)
     nan = np.full(len(samples), math.nan)
-    steps = np.array([int(heading[1]) for _, heading, _, _, _ in samples])
-    last = np.array([step for _, _, step, _, _ in samples])
-    means = [heading.groups()[2:6] for _, heading, _, _, _ in samples]
+    last = np.array([step for _, _, step, _ in grids])
+    means = [heading.groups()[2:6] for _, heading, _, _ in grids]
     return FleetBlock(
-        np.array([line for line, _, _, _, _ in samples]),
+        np.array([line for line, _, _, _ in grids]),
         Column(nan, nan),
-        steps,
-        # While nothing moves the steps done since the last row were not due for one.
-        np.where(last == steps, last, np.where(steps == 1, 1.0, math.nan)),
+        np.array([int(heading[1]) for _, heading, _, _ in grids]),
+        # While nothing moves, the steps done since the last row were not due for one.
+        np.where([not gone for gone in lost], last, math.nan),
         nan,
         util_pct=cells[:, :, 1],
         temp_c=cells[:, :, 2],
         memory_gib=cells[:, :, 3],
         power_w=cells[:, :, 5],
         halves=_GRID_HALVES,
-        lost=tuple(lost for _, _, _, _, lost in samples),
+        lost=lost,
         means=np.array([[float(m) for m in row] for row in means]),
     )
-
-
-Reader = Callable[[re.Match[str]], Iterable[Said]]
-__all__ = ["ClassicReader", "looks_classic", "seconds"]

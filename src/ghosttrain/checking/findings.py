@@ -26,25 +26,31 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """Numbers and the bounds they must keep, shape (K,) each; NaN in any of them: no check."""
+    """Numbers and the bounds they must keep; NaN in any of them: no check.
 
-    line: I64
+    Each of `line`, `found`, `low` and `high` is a scalar or of shape (K,).
+    """
+
+    line: I64 | int
     what: str
-    found: F64
-    low: F64
-    high: F64
+    found: F64 | float
+    low: F64 | float
+    high: F64 | float
     formula: str
     is_bound: bool
 
     def broken(self) -> Iterator[tuple[int, str]]:
         """(line, text) of each number out of its bounds."""
-        with np.errstate(invalid="ignore"):
-            wrong = np.flatnonzero((self.found < self.low) | (self.found > self.high))
-        for i in wrong.tolist():
-            low, high = float(self.low[i]), float(self.high[i])
-            yield int(self.line[i]), f"{self.what} {_text(float(self.found[i]))}, expected " + (
-                _range(low, high) if self.is_bound else _value(low, high)
-            ) + (f" ({self.formula})" if self.formula else "")
+        out = (self.found < self.low) | (self.found > self.high)
+        if not np.any(out):
+            return
+        columns = np.broadcast_arrays(self.line, self.found, self.low, self.high)
+        lines, found, lows, highs = (np.atleast_1d(column) for column in columns)
+        for i in np.flatnonzero(out).tolist():
+            low, high = float(lows[i]), float(highs[i])
+            expected = _range(low, high) if self.is_bound else _value(low, high)
+            why = f" ({self.formula})" if self.formula else ""
+            yield int(lines[i]), f"{self.what} {_text(float(found[i]))}, expected {expected}{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +80,9 @@ def equal(
     slack: F64 | float,
     formula: str = "",
 ) -> Compared:
-    """`found` must be `expected` within `slack`."""
-    centre = np.asarray(expected, dtype=np.float64)
-    # What floating point itself may differ by.
-    room = np.asarray(slack, dtype=np.float64) + 1e-12 * np.abs(centre)
-    return _compared(line, what, found, centre - room, centre + room, formula, is_bound=False)
+    """`found` must be `expected` within `slack`, and what floating point itself may differ by."""
+    room = slack + 1e-12 * np.abs(expected)
+    return Compared(line, what, found, expected - room, expected + room, formula, is_bound=False)
 
 
 def within(
@@ -90,30 +94,11 @@ def within(
     formula: str = "",
 ) -> Compared:
     """`found` must be from `low` to `high`."""
-    return _compared(line, what, found, low, high, formula, is_bound=True)
-
-
-def _compared(
-    line: I64 | int,
-    what: str,
-    found: F64 | float,
-    low: F64 | float,
-    high: F64 | float,
-    formula: str,
-    *,
-    is_bound: bool,
-) -> Compared:
-    lines, f, lo, hi = np.broadcast_arrays(
-        np.atleast_1d(np.asarray(line, dtype=np.int64)),
-        np.asarray(found, dtype=np.float64),
-        np.asarray(low, dtype=np.float64),
-        np.asarray(high, dtype=np.float64),
-    )
-    return Compared(lines, what, f, lo, hi, formula, is_bound)
+    return Compared(line, what, found, low, high, formula, is_bound=True)
 
 
 def _text(value: float) -> str:
-    if value == int(value) if abs(value) < 1e15 else False:
+    if abs(value) < 1e15 and value == int(value):
         return f"{int(value):,}"
     return f"{value:.9g}"
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from ghosttrain.checking.observations import (
     F64,
+    I64,
     CollectiveBlock,
     Facts,
     FactsLearnt,
     FleetBlock,
-    I64,
     Observation,
     RunBegan,
     Seen,
@@ -27,6 +27,7 @@ from ghosttrain.checking.observations import (
 
 MOST_LOSSES = 1_000_000
 MOST_VALIDATIONS = 10_000
+MOST_EPOCHS = 1_000  # a restart may go back over
 PACE_STEPS = 64  # recent steps whose median time is the present pace
 ETA_SAMPLES = 64
 INIT_PHASES = ("weights", "tokenizer", "dataset", "nccl", "gpus", "all_reduce_test")
@@ -84,6 +85,7 @@ class History:
     saved_step: int | None = None
     last: dict[str, Value] = field(default_factory=dict)
     log_interval: int | None = None
+    first_steps: list[int] = field(default_factory=list)
     phase: Observation | None = None
     phases_ended: list[str] = field(default_factory=list)
     last_phase_s: Value | None = None
@@ -103,7 +105,7 @@ class History:
     memory_now: F64 | None = None
     collective: Value | None = None
     epoch_sums: dict[int, tuple[float, int]] = field(default_factory=dict)
-    epoch_begins: Value | None = None
+    epoch_begins: dict[int, Value] = field(default_factory=dict)
     epoch: int | None = None
     epochs_done: int = 0
     epoch_line_step: int = 0
@@ -174,6 +176,7 @@ class History:
         if not self.runs:
             self.runs = 1  # a log that begins in mid-run
         self.is_open = True
+        self.phase = None
         count = len(block)
         self.steps_seen += count
         self.line = int(block.line[-1])
@@ -181,9 +184,7 @@ class History:
         steps = block["step"].value.astype(np.int64)
         self.epoch_line_step = int(steps[-1])
         if self.log_interval is None and not self.facts.prints_every_step:
-            known = [self.step] if self.step else []
-            printed = [s for s in [*known, *steps[:2].tolist()] if s > 1]
-            self.log_interval = printed[0] if printed and (known or steps[0] == 1) else None
+            self._tell_interval(steps)
         self._keep_losses(steps, block)
         self._keep_epochs(steps, block)
         for name, column in block.columns.items():
@@ -201,6 +202,15 @@ class History:
             self.eta_samples.append(
                 (int(steps[-1]), Value(float(eta.value[-1]), float(eta.half[-1])), self.line)
             )
+
+    def _tell_interval(self, steps: I64) -> None:
+        """The log's interval, from the first rows of a run: 1, n, 2n, or 1, 2, 3."""
+        self.first_steps = [*self.first_steps, *steps[:3].tolist()][:3]
+        match self.first_steps:
+            case [1, 2, third]:
+                self.log_interval = third - 2
+            case [1, second, *_] if second > 2:
+                self.log_interval = second
 
     def _keep_losses(self, steps: I64, block: StepBlock) -> None:
         if "loss" not in block.columns:
@@ -227,17 +237,19 @@ class History:
             return
         epochs = (steps - 1) // int(per_epoch.value) + 1
         loss = block["loss"].value
+        for old in [e for e in self.epoch_sums if e < int(epochs[-1]) - MOST_EPOCHS]:
+            del self.epoch_sums[old]
+            self.epoch_begins.pop(old, None)
         for epoch in np.unique(epochs).tolist():
             part = loss[epochs == epoch]
             total, count = self.epoch_sums.get(epoch, (0.0, 0))
             self.epoch_sums[epoch] = total + float(part.sum()), count + len(part)
-        first = np.flatnonzero((steps - 1) % int(per_epoch.value) == 0)
-        if len(first) and {"time_s", "step_time_s"} <= set(block.columns):
-            at = int(first[-1])
-            self.epoch_begins = Value(
-                float(block["time_s"].value[at] - block["step_time_s"].value[at]),
-                float(block["time_s"].half[at] + block["step_time_s"].half[at]),
-            )
+        if not {"time_s", "step_time_s"} <= set(block.columns):
+            return
+        end, took = block["time_s"], block["step_time_s"]
+        for at in np.flatnonzero((steps - 1) % int(per_epoch.value) == 0).tolist():
+            began = float(end.value[at] - took.value[at])
+            self.epoch_begins[int(epochs[at])] = Value(began, float(end.half[at] + took.half[at]))
 
     def _fleet(self, block: FleetBlock) -> None:
         self.line = max(self.line, int(block.line[-1]))
@@ -260,6 +272,8 @@ class History:
         return self.phase is None and self.fault is None and bool(self.step)
 
     def _observation(self, o: Observation) -> None:
+        if o.kind == "warning_raised" and o.get("row_step"):
+            return  # of a block that is already learnt
         self.line = o.line
         if o.kind != "run_finished":
             self.is_open = True
@@ -355,17 +369,20 @@ class History:
         loss, step = o.get("loss"), o.get("step")
         if loss is None:
             return
+        begun = self.phase.get("step") if self.phase is not None else None
+        step = step or begun
         at = int(step.value) if step else self.step or 0
         self.validations.append(Validation(at, loss, self.best))
         del self.validations[:-MOST_VALIDATIONS]
-        self.validated_steps.add(at)
+        if len(self.validated_steps) < MOST_VALIDATIONS:
+            self.validated_steps.add(at)
         if loss.value < self.best.value:
             self.best = loss
 
     def _saved(self, o: Observation) -> None:
         step = o.get("step")
         self.saved_step = int(step.value) if step else self.step
-        if self.saved_step is not None:
+        if self.saved_step is not None and len(self.saved_steps) < MOST_VALIDATIONS:
             self.saved_steps.add(self.saved_step)
         self.booked.steps += self.booked.pending
         self.booked.pending = 0.0
@@ -411,6 +428,7 @@ class History:
         size = int(per_epoch.value)
         for epoch in [e for e in self.epoch_sums if (e - 1) * size >= step]:
             del self.epoch_sums[epoch]
+            self.epoch_begins.pop(epoch, None)
         inside = step // size + 1
         if step % size and inside in self.epoch_sums:
             total, count = self.epoch_sums[inside]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -128,7 +128,7 @@ class JsonlReader:
     """Turns lines of JSON into observations."""
 
     def __init__(self) -> None:
-        self._decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+        self._decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
         self._kinds = event_fields()
         self._steps: list[tuple[Any, ...]] = []
         self._step_lines: list[int] = []
@@ -137,6 +137,7 @@ class JsonlReader:
         self._collectives: list[tuple[Any, ...]] = []
         self._collective_lines: list[Place] = []
         self._row_before: tuple[Any, ...] = _NOWHERE
+        self._warnings: list[Seen] = []
         self._fleet_values = 0
         self._problems: list[Unreadable] = []
 
@@ -160,6 +161,8 @@ class JsonlReader:
                 self._take_sample(
                     last.number, row, _COLLECTIVE, self._collectives, self._collective_lines
                 )
+            elif kind == "warning_raised" and self._steps:
+                self._warnings += self._other(last.number, kind, row)
             else:
                 yield from self._flush()
                 self._row_before = _NOWHERE
@@ -178,7 +181,9 @@ class JsonlReader:
             return None
         try:
             text = line.data.decode()
-            row = self._decode(text)
+            row, end = self._decode(text)
+            if end != len(text) and text[end:].strip():
+                raise ValueError(f"more behind its end at character {end + 1}")
         except UnicodeDecodeError as error:
             self._wrong(
                 line.number, "readable-lines", f"byte {error.start + 1} of the line is not UTF-8"
@@ -249,6 +254,8 @@ class JsonlReader:
         if self._fleet:
             yield from self._fleet_block()
         problems, self._problems = self._problems, []
+        raised, self._warnings = self._warnings, []
+        yield from raised
         yield from problems
 
     def _steps_between_bad_ones(
@@ -329,10 +336,10 @@ class JsonlReader:
                 by_width.setdefault(len(row[2]), []).append(i)
         for keep in by_width.values():
             try:
-                metrics = [
+                util, temp, memory, power = (
                     np.array([rows[i][2 + m] for i in keep], dtype=np.float64)
                     for m in range(len(_FLEET_HALVES))
-                ]
+                )
             except (ValueError, TypeError, OverflowError):
                 for i in keep:
                     self._wrong(places[i][0], "complete-rows", "fleet row with odd values")
@@ -343,7 +350,10 @@ class JsonlReader:
                 Column(time, np.full(len(keep), _FLEET_TIME_HALF)),
                 np.array([rows[i][1] for i in keep], dtype=np.int64),
                 *_rows_before([places[i] for i in keep]),
-                *metrics,
+                util_pct=util,
+                temp_c=temp,
+                memory_gib=memory,
+                power_w=power,
                 halves=_FLEET_HALVES,
                 lost=tuple(tuple(rows[i][6]) for i in keep),
             )
@@ -381,7 +391,18 @@ class JsonlReader:
                 numbers[plain] = Value(float(value))
             else:
                 yield Unreadable(line, "complete-rows", _not_as_wanted(kind, name, sort, row))
+        if kind == "warning_raised":
+            numbers |= self._numbers_of_row_before()
         yield Observation(kind, line, Value(float(time), _HALF), numbers, words, flags)
+
+    def _numbers_of_row_before(self) -> dict[str, Value]:
+        """What a warning is compared with: it is looked at when its block is over."""
+        columns = zip(_STEP_HALVES.items(), self._row_before, strict=False)
+        return {
+            f"row_{name}": Value(float(value), half)
+            for (name, half), value in columns
+            if _is_number(value)
+        }
 
     def _run_began(self, line: int, row: Row) -> Iterator[Seen]:
         facts: dict[str, Any] = {"prints_every_step": True}
@@ -514,7 +535,7 @@ def _fits(value: Any) -> bool:
     return isinstance(value, (int, float)) and -1e300 < value < 1e300
 
 
-def _is_number(value: Any, *, whole: bool = False) -> bool:
+def _is_number(value: Any, *, whole: bool = False) -> TypeGuard[float]:
     if type(value) is int:
         return _fits(value)
     return not whole and type(value) is float and math.isfinite(value)

@@ -93,6 +93,10 @@ class Facts:
     micro_batches: Value | None = None
     checkpoint_bytes: Value | None = None
     export_bytes: Value | None = None
+    export_files: Value | None = None
+    epoch_tokens: Value | None = None
+    epoch_sequences: Value | None = None
+    most_memory_gib: Value | None = None
     planned_memory_gib: tuple[float, ...] | None = None
     shard_bytes: tuple[int, ...] | None = None
     prints_every_step: bool = False
@@ -164,6 +168,7 @@ class FleetBlock:
         row_step, row_time: Step and time of the step row each sample stands behind, NaN where
             it stands behind another row.
         lost: Indices of GPUs that do not answer, per sample.
+        means: Printed means of utilisation, temperature, power and memory, shape (K, 4).
     """
 
     line: I64
@@ -177,6 +182,7 @@ class FleetBlock:
     power_w: F64
     halves: Mapping[str, float]
     lost: tuple[tuple[int, ...], ...]
+    means: F64 | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,7 +201,11 @@ class CollectiveBlock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """Any other row: its kind (the event's name) and what it says, by name."""
+    """Any other row: its kind (the event's name) and what it says, by name.
+
+    Attributes:
+        lines: Where the numbers and words stand, if not all in `line`.
+    """
 
     kind: str
     line: int
@@ -203,6 +213,11 @@ class Observation:
     numbers: Mapping[str, Value] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, bool] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def line_of(self, name: str) -> int:
+        """The line in which a number or word stands."""
+        return self.lines.get(name, self.line)
 
     def get(self, name: str) -> Value | None:
         """The number of that name, None where it was not printed or is not finite."""

@@ -83,15 +83,17 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
         "spec",
         metavar="SPEC",
         nargs="?",
-        help="a preset or model name, a Hugging Face config.json, a torchtitan job file,"
-        " a Megatron-LM launch script, a spec file of ours; default: a random lawful run",
+        help="a model of the catalogue, a Hugging Face config.json, a spec file of ours"
+        " (TOML); default: a random lawful run",
     )
     group = parser.add_argument_group("what to rehearse")
     group.add_argument("--model", metavar="NAME|FILE", help="model of the catalogue or config.json")
     group.add_argument("--gpu", metavar="NAME", help="kind of GPU, as in h100-sxm")
     group.add_argument("--gpus", metavar="COUNT", type=count, help="how many GPUs")
     group.add_argument("--dataset", metavar="NAME", help="corpus to train on")
-    group.add_argument("--tokens", metavar="N", type=amount, help="tokens of an epoch, as in 15T")
+    group.add_argument(
+        "--tokens", metavar="N", type=amount, help="tokens of the whole run, as in 15T"
+    )
     group.add_argument("--epochs", metavar="N", type=count, help="passes over the data")
     group.add_argument("--steps", metavar="N", type=count, help="optimizer steps of the whole run")
     group.add_argument("--seq-len", metavar="N", type=count, help="tokens of a sequence")
@@ -106,7 +108,9 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(f"--{flag}", metavar="N", type=count, help=f"{degree}-parallel degree")
     group.add_argument(
-        "--faults", metavar="none|realistic|NAME|FILE", help="what goes wrong (default: none)"
+        "--faults",
+        metavar="none|realistic|NAME[@TIME[:GPU]]",
+        help="what goes wrong (default: none)",
     )
     group.add_argument(
         "--names",

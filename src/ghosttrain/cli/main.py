@@ -167,8 +167,8 @@ Rehearses LLM training runs without a GPU: lawful numbers, any moment, any speed
 commands (without one: run):
 {commands}
 
-SPEC is a name (`ghosttrain list models`), a Hugging Face config.json, a torchtitan job file,
-a Megatron-LM launch script or a spec file of our own; without one the run is drawn at random.
+SPEC is a name (`ghosttrain list models`), a Hugging Face config.json or a spec file of our
+own (TOML); without one the run is drawn at random.
 
 options:
   -h, --help     this; `ghosttrain COMMAND --help` for the options of a command

@@ -172,17 +172,15 @@ class Stage:
         args = self._args
         if args.format == "classic" and self._terminal.is_tty:
             return self._show(is_first=is_first)
-        from ghosttrain.views.show.log_sink import LogSink
+        from ghosttrain.views.show.log_sink import LogSink, classic, one_by_one
 
         if not isinstance(self._sink, LogSink):
             self._sink = LogSink(self._terminal.fd, log_interval=args.log_interval)
         if args.format == "jsonl":
             from ghosttrain.exporters.jsonl import JsonlWriter
 
-            self._sink.render = JsonlWriter().accept
+            self._sink.render = one_by_one(JsonlWriter().accept)
             return self._sink
-        from ghosttrain.views.show.log_sink import classic
-
         if not is_first:
             self._sink.write(header(args, self._terminal))
         self._sink.render = classic(self._terminal, every=args.log_interval)

@@ -8,9 +8,10 @@ Shapes: S = steps in the event, K = samples, G = GPUs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from ghosttrain.core.plan import Plan
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+
+
+_Samples = TypeVar("_Samples", "FleetSamples", "CollectiveSamples")
 
 
 class Phase(StrEnum):
@@ -120,6 +124,19 @@ class FleetSamples:
     power_w: F32
     lost: tuple[int, ...] = ()
 
+    def part(self, start: int, stop: int) -> FleetSamples:
+        """Samples [start, stop)."""
+        at = slice(start, stop)
+        return FleetSamples(
+            self.step[at],
+            self.time_s[at],
+            self.util_pct[at],
+            self.temp_c[at],
+            self.memory_gib[at],
+            self.power_w[at],
+            self.lost,
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CollectiveSamples:
@@ -138,6 +155,13 @@ class CollectiveSamples:
     layer: I64
     duration_s: F64
     busbw_gbs: F64
+
+    def part(self, start: int, stop: int) -> CollectiveSamples:
+        """Timings [start, stop)."""
+        at = slice(start, stop)
+        return CollectiveSamples(
+            self.step[at], self.time_s[at], self.layer[at], self.duration_s[at], self.busbw_gbs[at]
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,6 +198,78 @@ class StepsCompleted:
     def time_s(self) -> float:
         """Run time of the first step's end."""
         return float(self.end_s[0])
+
+    def part(self, start: int, stop: int) -> StepsCompleted:
+        """Steps at positions [start, stop), with the samples taken at them."""
+        if start == 0 and stop == len(self.step):
+            return self
+        at = slice(start, stop)
+        return StepsCompleted(
+            self.attempt,
+            self.step[at],
+            self.end_s[at],
+            self.step_time_s[at],
+            self.loss[at],
+            self.grad_norm[at],
+            self.learning_rate[at],
+            self.tokens_per_s[at],
+            self.mfu[at],
+            self.eta_s[at],
+            _taken_at(self.fleet, self.step[at]),
+            _taken_at(self.collectives, self.step[at]),
+        )
+
+
+def join_steps(parts: Sequence[StepsCompleted]) -> StepsCompleted:
+    """One event of consecutive ones of the same attempt."""
+    if len(parts) == 1:
+        return parts[0]
+    fleets = [p.fleet for p in parts if p.fleet is not None]
+    timings = [p.collectives for p in parts if p.collectives is not None]
+    return StepsCompleted(
+        attempt=parts[0].attempt,
+        step=np.concatenate([p.step for p in parts]),
+        end_s=np.concatenate([p.end_s for p in parts]),
+        step_time_s=np.concatenate([p.step_time_s for p in parts]),
+        loss=np.concatenate([p.loss for p in parts]),
+        grad_norm=np.concatenate([p.grad_norm for p in parts]),
+        learning_rate=np.concatenate([p.learning_rate for p in parts]),
+        tokens_per_s=np.concatenate([p.tokens_per_s for p in parts]),
+        mfu=np.concatenate([p.mfu for p in parts]),
+        eta_s=np.concatenate([p.eta_s for p in parts]),
+        fleet=_join_fleets(fleets) if fleets else None,
+        collectives=_join_timings(timings) if timings else None,
+    )
+
+
+def _join_fleets(parts: Sequence[FleetSamples]) -> FleetSamples:
+    return FleetSamples(
+        step=np.concatenate([p.step for p in parts]),
+        time_s=np.concatenate([p.time_s for p in parts]),
+        util_pct=np.concatenate([p.util_pct for p in parts]),
+        temp_c=np.concatenate([p.temp_c for p in parts]),
+        memory_gib=np.concatenate([p.memory_gib for p in parts]),
+        power_w=np.concatenate([p.power_w for p in parts]),
+        lost=parts[0].lost,
+    )
+
+
+def _join_timings(parts: Sequence[CollectiveSamples]) -> CollectiveSamples:
+    return CollectiveSamples(
+        step=np.concatenate([p.step for p in parts]),
+        time_s=np.concatenate([p.time_s for p in parts]),
+        layer=np.concatenate([p.layer for p in parts]),
+        duration_s=np.concatenate([p.duration_s for p in parts]),
+        busbw_gbs=np.concatenate([p.busbw_gbs for p in parts]),
+    )
+
+
+def _taken_at(samples: _Samples | None, step: I64) -> _Samples | None:
+    """The samples taken at consecutive steps, None where there are none."""
+    if samples is None:
+        return None
+    start, stop = np.searchsorted(samples.step, (step[0], step[-1] + 1)).tolist()
+    return samples.part(start, stop) if start < stop else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

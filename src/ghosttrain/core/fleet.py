@@ -53,6 +53,7 @@ DRIFT_STEPS = 64  # executed steps between knots of a GPU's slow drift
 _WARMTH_S = 300.0  # a warm inlet lasts this long to either side of its peak
 _CHUNK_BYTES = 1 << 17  # of one metric: all that a chunk needs stays in L2
 _TRAIT_FIELDS = 4
+_REACH_WORDS = 1000  # words drawn in the time it takes to move a stream to another place
 _NOISY = 3  # metrics with noise of their own: power, utilisation, temperature
 
 
@@ -86,7 +87,7 @@ class FleetSource:
         self._busy_pct = 100 * busy_share(plan.step_time)
         self._warmth_steps = max(1, round(_WARMTH_S / plan.step_time.total_s))
         self.traits = lru_cache(maxsize=2)(self._draw_traits)
-        self._knot = lru_cache(maxsize=4)(self._draw_knot)
+        self._knots = lru_cache(maxsize=4)(self._draw_knots)
 
     def during_steps(self, span: Span, numbers: I64, end_s: F64, factors: F64) -> FleetSamples:
         """Samples at the ends of steps of a training span.
@@ -105,14 +106,9 @@ class FleetSource:
         pace = (0.3 + 0.7 / factors).astype(np.float32)
         warmth = self._warmth(ordinals)
         rows = max(1, _CHUNK_BYTES // (4 * self.gpus))
-        start = 0
-        while start < len(ordinals):
-            knot = int(ordinals[start]) // DRIFT_STEPS
-            stop = int(np.searchsorted(ordinals, (knot + 1) * DRIFT_STEPS, "left"))
-            stop = min(stop, start + rows)
-            part = slice(start, stop)
+        for start in range(0, len(ordinals), rows):
+            part = slice(start, start + rows)
             self._fill(samples, part, ordinals, span, heat, common, pace, warmth)
-            start = stop
         return samples
 
     def outside_steps(self, span: Span, time_s: float) -> FleetSamples:
@@ -168,15 +164,11 @@ class FleetSource:
         pace: F32,
         warmth: F32 | None,
     ) -> None:
-        """Values of the samples of `part`, which lie between two knots of the drift."""
+        """Values of the samples of `part`."""
         gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
         z = self._white(ordinals[part])
         power, temp = samples.power_w[part], samples.temp_c[part]
-        knot, inside = np.divmod(ordinals[part], DRIFT_STEPS)
-        angle = (inside * (0.5 * np.pi / DRIFT_STEPS)).astype(np.float32)[:, None]
-        before, after = self._knot(int(knot[0])), self._knot(int(knot[0]) + 1)
-        mean = before * np.cos(angle)
-        mean += after * np.sin(angle)
+        mean = self._drifting(ordinals[part])
         mean += np.float32(1)
         mean *= traits.dynamic_w
         np.multiply(mean, (traits.ohm_c_per_w), out=temp)
@@ -200,20 +192,41 @@ class FleetSource:
 
     def _white(self, ordinals: I64) -> F32:
         """White noise of each sample, shape (K, 3, G): a fixed run of words per executed step."""
-        words, count = self._noise_words, len(ordinals)
-        if count > 1 and int(ordinals[-1]) - int(ordinals[0]) == count - 1:
-            bits = self._noise.words(int(ordinals[0]) * words, count * words)
+        words, count, first = self._noise_words, len(ordinals), int(ordinals[0])
+        reach = int(ordinals[-1]) - first + 1
+        if reach * words <= _REACH_WORDS * count:  # drawing what lies between costs less
+            bits = self._noise.words(first * words, reach * words).reshape(reach, words)
+            bits = bits if reach == count else bits[ordinals - first]
         else:
-            bits = np.concatenate([self._noise.words(e * words, words) for e in ordinals.tolist()])
-        lanes = bits.astype("<u8", copy=False).view(np.uint16).reshape(count, 4 * words)
+            bits = np.stack([self._noise.words(e * words, words) for e in ordinals.tolist()])
+        lanes = bits.astype("<u8", copy=False).view(np.uint16)
         used = lanes[:, : _NOISY * self.gpus].reshape(count, _NOISY, self.gpus)
         return normal_table().take(used, mode="clip")
 
-    def _draw_knot(self, knot: int) -> F32:
-        """Slow drift of every GPU's power at a knot, shape (G,)."""
-        lanes = self._drift.lanes(knot * self._words, self._words)
-        drift = normal_table().take(lanes[: self.gpus, 0], mode="clip")
-        return np.asarray(drift * np.float32(0.008), dtype=np.float32)
+    def _drifting(self, ordinals: I64) -> F32:
+        """Slow drift of the power at each sample, shape (K, G): smooth between knots."""
+        knot, inside = np.divmod(ordinals, DRIFT_STEPS)
+        angle = (inside * (0.5 * np.pi / DRIFT_STEPS)).astype(np.float32)[:, None]
+        first, last = int(knot[0]), int(knot[-1]) + 1
+        if last == first + 1:
+            before, after = self._knots(first, 2)
+            return np.asarray(before * np.cos(angle) + after * np.sin(angle))
+        if last - first <= len(ordinals) + 8:
+            knots = self._knots(first, last - first + 1)
+            before, after = knots[knot - first], knots[knot - first + 1]
+        else:
+            pairs = np.stack([self._knots(k, 2) for k in knot.tolist()])
+            before, after = pairs[:, 0], pairs[:, 1]
+        return np.asarray(before * np.cos(angle) + after * np.sin(angle))
+
+    def _draw_knots(self, first: int, count: int) -> F32:
+        """Slow drift of every GPU's power at knots [first, first + count), shape (count, G)."""
+        words = -(-self.gpus // 16) * 4
+        bits = self._drift.words(first * words, count * words)
+        lanes = bits.astype("<u8", copy=False).view(np.uint16).reshape(count, 4 * words)
+        drift = normal_table().take(lanes[:, : self.gpus], mode="clip")
+        drift *= np.float32(0.008)
+        return drift
 
     def _draw_traits(self, attempt: int) -> Traits:
         """Traits of the GPUs that run in `attempt`; a spare node brings its own."""

@@ -240,14 +240,16 @@ class Run:
         """Batches of steps [low, high) of a chunk, broken where warnings stand."""
         warnings = self._warnings(span, number, c, low, high)
         most = max(1, _MOST_VALUES // self.plan.spec.cluster.gpus) * sample_every
-        start = low
-        while start < high:
+        for start in range(low, high, most):
             stop = min(high, start + most)
-            due = min((at for at in warnings if at >= start), default=high)
-            stop = min(stop, due + 1)
-            yield self._batch(span, number, c, start, stop, sample_every)
-            yield from warnings.get(stop - 1, ())
-            start = stop
+            whole = self._batch(span, number, c, start, stop, sample_every)
+            done = start
+            for at in sorted(at for at in warnings if start <= at < stop):
+                yield whole.part(done - start, at + 1 - start)
+                yield from warnings[at]
+                done = at + 1
+            if done < stop:
+                yield whole.part(done - start, stop - start)
 
     def _batch(
         self, span: Span, number: int, c: StepColumns, start: int, stop: int, sample_every: int
@@ -281,8 +283,9 @@ class Run:
     def _collectives(self, span: Span, number: int, c: StepColumns, at: I64) -> CollectiveSamples:
         """Timings at positions `at` of a chunk: 1 % noise, and a tail of slow ones."""
         base = self.plan.gradient_collective
-        ordinals = (span.ordinal + number + at).tolist()
-        z = normal_table()[np.array([self._collective_noise.lanes(o, 1)[0, 0] for o in ordinals])]
+        first = span.ordinal + number + int(at[0])
+        lanes = self._collective_noise.lanes(first, int(at[-1] - at[0]) + 1)
+        z = normal_table()[lanes[at - at[0], 0]]
         duration = base.duration_s * np.exp(0.01 * z + 0.03 * np.maximum(z - 1.5, 0)).astype(float)
         step = c.step[at]
         return CollectiveSamples(
@@ -394,30 +397,44 @@ class Run:
                 return expected_init_s(self.plan, span.phase, span.attempt, span.step)
 
     def _inside(self, span: Span) -> Iterator[Event]:
-        """Events between the start and the end of a span."""
-        cluster = self.spec.cluster
-        if span.phase is Phase.GPUS and not span.cut:
-            nodes = cluster.nodes if cluster.gpus <= _CONDENSED_ABOVE else 1
-            count = -(-cluster.gpus // nodes)
-            for node in range(nodes):
-                at = span.start_s + span.duration_s * (node + 0.5) / nodes
-                first = node * count
-                yield GpusDetected(at, span.attempt, node, first, min(count, cluster.gpus - first))
-        elif span.phase is Phase.HANG:
-            for minute in range(int(span.duration_s // HANG_SAMPLE_S) + 1):
-                at = span.start_s + 5.0 + minute * HANG_SAMPLE_S
-                if at < span.end_s:
-                    yield FleetSampled(at, self._fleet.outside_steps(span, at))
-        elif span.phase is Phase.EXPORT:
-            sizes = self.plan.shard_bytes
-            written, total = 0, sum(sizes)
-            for number, size in enumerate(sizes, 1):
-                written += size
-                # The first tenth of the export gathers the shards from all ranks.
-                at = span.start_s + span.duration_s * (0.1 + 0.9 * written / total)
-                if at < span.end_s or (number == len(sizes) and not span.cut):
-                    name = shard_name(number, len(sizes))
-                    yield ShardWritten(min(at, span.end_s), number, len(sizes), name, size)
+        """Events between the start and the end of a span, as far as it came."""
+        match span.phase:
+            case Phase.GPUS:
+                inside: Iterator[Event] = self._detections(span)
+            case Phase.HANG:
+                inside = self._hang_samples(span)
+            case Phase.EXPORT:
+                inside = self._shards(span)
+            case _:
+                return
+        for event in inside:
+            if span.cut and event.time_s >= span.end_s:
+                return
+            yield event
+
+    def _detections(self, span: Span) -> Iterator[GpusDetected]:
+        cluster, whole_s = self.spec.cluster, span.due_s - span.start_s
+        nodes = cluster.nodes if cluster.gpus <= _CONDENSED_ABOVE else 1
+        count = -(-cluster.gpus // nodes)
+        for node in range(nodes):
+            at = span.start_s + whole_s * (node + 0.5) / nodes
+            first = node * count
+            yield GpusDetected(at, span.attempt, node, first, min(count, cluster.gpus - first))
+
+    def _hang_samples(self, span: Span) -> Iterator[FleetSampled]:
+        for number in range(int(span.duration_s // HANG_SAMPLE_S) + 1):
+            at = span.start_s + 5.0 + number * HANG_SAMPLE_S
+            if at < span.end_s:
+                yield FleetSampled(at, self._fleet.outside_steps(span, at))
+
+    def _shards(self, span: Span) -> Iterator[ShardWritten]:
+        sizes, whole_s = self.plan.shard_bytes, span.due_s - span.start_s
+        written, total = 0, sum(sizes)
+        for number, size in enumerate(sizes, 1):
+            written += size
+            # The first tenth of the export gathers the shards from all ranks.
+            at = min(span.start_s + whole_s * (0.1 + 0.9 * written / total), span.due_s)
+            yield ShardWritten(at, number, len(sizes), shard_name(number, len(sizes)), size)
 
     def _results(self, span: Span) -> Iterator[Event]:
         """What a span that ran to its end has brought."""

@@ -50,6 +50,9 @@ class Span:
         factor: Step time over the undisturbed one (training only).
         cut: Whether a fault or the time limit ended it before its time.
         incident: Number of the fault that caused it (hang, downtime), 0 for none.
+        step_time_s: Length of a step of pace 1 (training only).
+        due_s: When it would have ended undisturbed (not training): what happens inside is placed
+            by it, so that being cut later changes nothing that came before.
     """
 
     phase: Phase
@@ -63,6 +66,7 @@ class Span:
     cut: bool = False
     incident: int = 0
     step_time_s: float = 0.0
+    due_s: float = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -266,7 +270,7 @@ class _Drawing:
         end = self.time_s + duration_s
         fault_s = self._fault_before(end)
         if fault_s is not None:
-            self._add(phase, fault_s, cut=True)
+            self._add(phase, fault_s, due_s=end)
             self._strike()
             return False
         self._add(phase, end)
@@ -280,7 +284,10 @@ class _Drawing:
             return self.next_fault[0]
         return None
 
-    def _add(self, phase: Phase, end_s: float, *, cut: bool = False, incident: int = 0) -> None:
+    def _add(
+        self, phase: Phase, end_s: float, *, due_s: float | None = None, incident: int = 0
+    ) -> None:
+        """Add a span that ends at `end_s`, cut if it was due later."""
         self.spans.append(
             Span(
                 phase,
@@ -289,8 +296,9 @@ class _Drawing:
                 self.attempt,
                 self.step,
                 ordinal=self.ordinal,
-                cut=cut,
+                cut=due_s is not None,
                 incident=incident,
+                due_s=end_s if due_s is None else due_s,
             )
         )
         self.time_s = end_s

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ghosttrain.core.errors import SpecError
-from ghosttrain.core.spec import Gpu, Model
+from ghosttrain.core.spec import Gpu, Model, Recipe
+
+MOST_STOPS = 1_000_000  # of a kind in a run
 
 _WIDTH = (1, 1_048_576)
 _TOKENS = (8, 16_777_216)
@@ -140,6 +142,22 @@ def refuse_odd_model(model: Model) -> None:
             f"model.layers {model.layers:,} are all dense (model.moe.first_dense_layers "
             f"{moe.first_dense_layers:,}, every {moe.every:,}): no layer is left for the experts"
         )
+
+
+def refuse_endless_stops(recipe: Recipe) -> None:
+    """Refuse more validations and checkpoints than a history can hold.
+
+    Raises:
+        SpecError: Naming the interval.
+    """
+    for name, interval in (
+        ("recipe.validation_interval_steps", recipe.validation_interval_steps),
+        ("recipe.checkpoint_interval_steps", recipe.checkpoint_interval_steps),
+    ):
+        stops = recipe.total_steps // interval if interval else 0
+        if stops > MOST_STOPS:
+            least = -(-recipe.total_steps // MOST_STOPS)
+            raise SpecError(f"{name} {interval:,} makes {stops:,} stops: take {least:,} or more")
 
 
 def refuse_odd_gpu(gpu: Gpu) -> None:

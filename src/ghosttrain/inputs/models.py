@@ -23,6 +23,8 @@ def load_model(name: str) -> Model:
         UnknownNameError: If it is neither.
         InputFileError: If the file cannot be understood.
     """
+    if not name.strip():
+        raise SpecError("the model's name is empty: see `ghosttrain list models`")
     path = Path(name)
     if path.suffix != ".json" and not name.startswith((".", "/")) and is_model(name):
         return catalog.model(name)
@@ -33,8 +35,6 @@ def load_model(name: str) -> Model:
     if path.suffix == ".json" or name.startswith((".", "/", "~")) or name.count("/") > 1:
         shown = name if name.isprintable() else repr(name)
         raise InputFileError(f"{shown}: no such file")
-    if not name.strip():
-        raise SpecError("the model's name is empty: see `ghosttrain list models`")
     return catalog.model(name)
 
 

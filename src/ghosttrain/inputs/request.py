@@ -99,7 +99,7 @@ def resolve(request: Request, seed: int) -> RunSpec:
         return resolution(is_random=False).spec()
     refused: frozenset[str] = frozenset()
     first_error: PlanError | None = None
-    while len(refused) < RANDOM_MODELS_TRIED:
+    for _ in range(RANDOM_MODELS_TRIED):
         attempt = resolution(is_random=True, without=refused)
         try:
             spec = attempt.spec()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ghosttrain import catalog
-from ghosttrain.core.errors import SpecError
+from ghosttrain.core.errors import PlanError, SpecError
 from ghosttrain.core.laws.architecture import ParameterCounts, parameter_counts
 from ghosttrain.core.laws.loss import chinchilla_loss
 from ghosttrain.core.plan import plan
@@ -44,7 +44,7 @@ from ghosttrain.inputs.choices import (
 )
 from ghosttrain.inputs.faults import read_faults
 from ghosttrain.inputs.fields import Asked, asked_of
-from ghosttrain.inputs.limits import refuse_odd_gpu, refuse_odd_model
+from ghosttrain.inputs.limits import refuse_endless_stops, refuse_odd_gpu, refuse_odd_model
 from ghosttrain.inputs.models import complete, edited_model, load_model
 
 LENGTHS = ("recipe.steps", "recipe.tokens")  # of the whole run
@@ -52,6 +52,7 @@ RANDOM_GPUS = {"h100-sxm": 3.0, "a100-80gb-sxm": 1.0, "h200-sxm": 1.0, "b200": 1
 RANDOM_SCHEDULES = {"cosine": 3.0, "wsd": 1.0, "linear": 1.0}
 DEFAULT_EPOCHS = 3
 LONG_RUN_STEPS = 5000  # longer runs are validated and saved by intervals of their own
+MOST_CHOSEN_STOPS = 100_000
 LAST_START = 32503680000  # the year 3000: from 1970 to there every log format can write dates
 
 
@@ -180,6 +181,9 @@ class Resolution:
 
         From 1 B parameters to a third of their memory in training states; where there is none,
         of whatever size fits, else the smallest.
+
+        Raises:
+            PlanError: If none is left to try.
         """
         gpus = self.asked.get("cluster.gpus", DEFAULT_GPUS)
         most = gpus * gpu.memory_gib * GIB / 3 / 18
@@ -189,6 +193,8 @@ class Resolution:
             for name, m in known.items()
             if m.max_seq_len >= 1024 and name not in self.without
         }
+        if not sizes:
+            raise PlanError("no model of the catalogue suits what is asked: name one with --model")
         suitable = [name for name, size in sizes.items() if 1e9 <= size <= most]
         suitable = suitable or [name for name, size in sizes.items() if size <= most]
         suitable = suitable or [min(sizes, key=sizes.__getitem__)]
@@ -353,6 +359,7 @@ class Resolution:
     def _with_intervals(self, spec: RunSpec) -> RunSpec:
         """Intervals of validation and checkpoints where nobody asked for them."""
         recipe = spec.recipe
+        refuse_endless_stops(recipe)
         saves, validates = "recipe.checkpoint_interval_steps", "recipe.validation_interval_steps"
         changes: Asked = {"checkpoint_interval_steps": min(500, recipe.steps_per_epoch)}
         if recipe.total_steps > LONG_RUN_STEPS:
@@ -362,7 +369,9 @@ class Resolution:
                 every_s = best_checkpoint_interval_s(planned)
                 every = round_number(every_s / planned.step_time.total_s)
             changes = {
-                "checkpoint_interval_steps": max(10, every),
+                "checkpoint_interval_steps": max(
+                    10, every, recipe.total_steps // MOST_CHOSEN_STOPS
+                ),
                 "validation_interval_steps": max(500, round_number(recipe.total_steps / 100)),
             }
         open_ = {k: v for k, v in changes.items() if f"recipe.{k}" not in self.asked}

@@ -50,15 +50,19 @@ def read_spec_file(path: Path) -> Asked:
 def _text(path: Path) -> str:
     """The text of a regular file of reasonable size."""
     try:
-        if path.exists() and not path.is_file():
-            raise InputFileError(f"{path}: is not a regular file")
+        is_odd = path.exists() and not path.is_file()
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        raise InputFileError(f"{str(path)!r}: no such file") from None
+    if is_odd:
+        raise InputFileError(f"{path}: is not a regular file")
+    try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise InputFileError(f"{path}: no such file") from None
     except OSError as error:
         raise InputFileError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:  # a NUL in the path
+    except ValueError:
         raise InputFileError(f"{str(path)!r}: no such file") from None
     if len(raw) > MAX_FILE_BYTES:
         raise InputFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: no spec file is")

@@ -60,8 +60,8 @@ def test_initialisation_says_model_data_layout_and_network(card):
     log = "\n".join(whole_log(card))
     plan = faulty_run().plan
     for part in (
-        "Llama-3-8B on 64 × H100-SXM (8 nodes), 3 epochs of 60 steps, seed 1234",
-        "chosen: gpu: what most people train on",
+        "Llama-3-8B on 64 × H100-SXM (8 nodes), 3 epochs of 60 steps",
+        "chosen: what most people train on",
         "8,030,261,248 parameters · 32 layers · hidden 4096 · 32 heads, 8 KV · FFN 14336 · BF16",
         "Initialising weights (seed 1234)",
         "vocabulary 128,256, loaded in",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 from ghosttrain.checking.findings import Finding, Findings, equal, within
 from ghosttrain.checking.history import History
@@ -36,15 +39,15 @@ def times_never_decrease(seen: Seen, h: History) -> Findings:
     last = h.time
     if isinstance(seen, StepBlock) and seen.has("time_s"):
         time = seen["time_s"]
-        before = [last.value if last is not None else -float("inf"), *time.value[:-1].tolist()]
-        yield within(seen.line, "time", time.value + CLOCK_SLACK_S, before, float("inf"), _LATER)
+        first = [last.value if last is not None else -math.inf]
+        before = np.concatenate([first, time.value[:-1]])
+        yield within(seen.line, "time", time.value + CLOCK_SLACK_S, before, math.inf, _LATER)
     elif isinstance(seen, Observation) and seen.time is not None and last is not None:
-        yield within(seen.line, "time", seen.time.value + CLOCK_SLACK_S, last.value, float("inf"), _LATER)
+        earlier = (seen.get("row_time_s") or last).value
+        yield within(seen.line, "time", seen.time.value + CLOCK_SLACK_S, earlier, math.inf, _LATER)
     elif isinstance(seen, FleetBlock) and len(seen.line) > 1:
-        time = seen.time
-        yield within(
-            seen.line[1:], "time", time.value[1:] + CLOCK_SLACK_S, time.value[:-1], float("inf"), _LATER
-        )
+        later, before = seen.time.value[1:] + CLOCK_SLACK_S, seen.time.value[:-1]
+        yield within(seen.line[1:], "time", later, before, math.inf, _LATER)
 
 
 _LATER = "not before the last row"

@@ -87,6 +87,10 @@ def all_gpus_report(o: Observation, h: History) -> Findings:
         first, count = o.get("first_rank"), o.get("count")
         if first is not None and count is not None:
             yield equal(o.line, "first rank", first.value, float(h.ranks_detected), 0, "the next")
+            node, per_node = o.get("node"), h.facts.gpus_per_node
+            if node is not None and per_node is not None:
+                expected = float(first.value // per_node.value)
+                yield equal(o.line, "node", node.value, expected, 0, "rank / GPUs per node")
             top = gpus.value - h.ranks_detected
             yield within(o.line, "GPUs that report", count.value, 1, max(top, 1))
     elif o.kind == "training_started" and h.begins_here:
@@ -148,12 +152,13 @@ def epoch_means_are_of_its_losses(o: Observation, h: History) -> Findings:
 
 def epochs_take_their_time(o: Observation, h: History) -> Findings:
     """An epoch lasts from the beginning of its first step to the end of its last."""
-    took = o.get("duration_s")
+    took, epoch = o.get("duration_s"), o.get("epoch")
     if o.kind != "epoch_completed" or took is None or h.has_holes or o.time is None:
         return
-    if h.epoch_begins is not None and h.facts.prints_every_step:
-        expected = o.time.value - h.epoch_begins.value
-        slack = _slack(took, o.time, h.epoch_begins)
+    began = h.epoch_begins.get(int(epoch.value)) if epoch else None
+    if began is not None and h.facts.prints_every_step:
+        expected = o.time.value - began.value
+        slack = _slack(took, o.time, began)
         yield equal(o.line, "epoch's seconds", took.value, expected, slack, "end − begin")
 
 
@@ -171,7 +176,9 @@ def events_name_the_last_step(o: Observation, h: History) -> Findings:
         "phase_started",
         "phase_ended",
     )
-    if o.kind in named and step is not None and h.step is not None and not h.blind:
+    if o.kind in named and step is not None and (row := o.get("row_step")):
+        yield equal(o.line, f"step of {o.kind}", step.value, row.value, 0, "the row before")
+    elif o.kind in named and step is not None and h.step is not None and not h.blind:
         if h.facts.prints_every_step:
             yield equal(o.line, f"step of {o.kind}", step.value, float(h.step), 0, "the last one")
         elif h.log_interval is not None and h.begins_here and h.phase is None and h.fault is None:
@@ -222,11 +229,26 @@ def validations_agree_with_themselves(o: Observation, h: History) -> Findings:
         expected = loss.value - train.value
         slack = _slack(loss, train, gap)
         yield equal(o.line, "gap", gap.value, expected, slack, "validation − training loss")
+
+
+def validations_take_their_time(o: Observation, _: History) -> Findings:
+    """Tokens/s of a validation is its tokens over its time."""
     took, tokens, rate = o.get("duration_s"), o.get("tokens"), o.get("tokens_per_s")
-    if took and tokens and rate and took.value > 0:
+    if o.kind == "validation_timed" and took and tokens and rate and took.value > 0:
         expected = tokens.value / took.value
         slack = rate.half + expected * (took.relative + tokens.relative)
         yield equal(o.line, "validation tokens/s", rate.value, expected, slack, "tokens / time")
+
+
+def bars_agree_with_themselves(o: Observation, _: History) -> Findings:
+    """The pinned bars show a perplexity of exp(loss) and an MFU of at most 1."""
+    loss, ppl, mfu = o.get("loss"), o.get("ppl"), o.get("mfu")
+    if o.kind == "bar" and loss and ppl:
+        expected = math.exp(min(loss.value, 700.0))
+        slack = ppl.half + expected * math.expm1(loss.half)
+        yield equal(o.line, "ppl", ppl.value, expected, slack, "exp(loss)")
+    if o.kind == "bar" and mfu:
+        yield within(o.line, "MFU", mfu.value, 0.0, 1.0)
 
 
 def validation_is_near_training(o: Observation, h: History) -> Findings:
@@ -236,6 +258,8 @@ def validation_is_near_training(o: Observation, h: History) -> Findings:
         return
     if h.losses:
         recent = np.concatenate([loss[-16:] for _, loss, _ in h.losses[-16:]])[-16:]
+        if len(recent) < 8:
+            return
         room = VALIDATION_NEAR_TRAINING * last.value
         low, high = float(recent.min()) - room, float(recent.max()) + room
         yield within(o.line, "training loss", train.value, low, high, "the last losses")
@@ -299,11 +323,6 @@ def results_take_their_phase_s_time(o: Observation, h: History) -> Findings:
         slack = _slack(took, h.last_phase_s)
         what = f"duration of {o.kind}"
         yield equal(o.line, what, took.value, h.last_phase_s.value, slack, "its phase's")
-    size, rate = o.get("size_bytes"), o.get("rate_gbs")
-    if size and rate and took.value > 0:
-        expected = size.value / took.value / GB
-        slack = rate.half + expected * (size.relative + took.relative)
-        yield equal(o.line, "GB/s", rate.value, expected, slack, "bytes / time")
 
 
 def shards_are_named_and_sized(o: Observation, h: History) -> Findings:
@@ -319,11 +338,16 @@ def shards_are_named_and_sized(o: Observation, h: History) -> Findings:
     if name is not None:
         expected = shard_name(int(index.value), int(count.value))
         yield Stated(o.line, name == expected, f"file {name}", expected)
+    if h.facts.export_files is not None:
+        announced = h.facts.export_files.value
+        yield equal(o.line, "shards", count.value, announced, 0, "as announced")
     if planned:
         yield equal(o.line, "shards", count.value, float(len(planned)), 0, "as planned")
         if size and 1 <= index.value <= len(planned):
             expected_bytes = float(planned[int(index.value) - 1])
-            yield equal(o.line, "shard's bytes", size.value, expected_bytes, size.half, "as planned")
+            yield equal(
+                o.line, "shard's bytes", size.value, expected_bytes, size.half, "as planned"
+            )
 
 
 def shards_add_up(o: Observation, h: History) -> Findings:
@@ -358,10 +382,11 @@ def warnings_have_a_cause(o: Observation, h: History) -> Findings:
         return
     if kind != "late_loader" and kind != "slow_collective":
         yield within(o.line, f"{kind} value", value.value, usual.value, math.inf, "its baseline")
-    row = h.last.get("step")
-    if h.blind or row is None or step is None or row.value != step.value:
+    row = o.get("row_step") or h.last.get("step")
+    if row is None or step is None or row.value != step.value:
         return
-    took, grad = h.last.get("step_time_s"), h.last.get("grad_norm")
+    took = o.get("row_step_time_s") or h.last.get("step_time_s")
+    grad = o.get("row_grad_norm") or h.last.get("grad_norm")
     if kind in ("late_loader", "slow_collective") and took is not None:
         expected = usual.value + value.value
         slack = WARNING_SLACK * usual.value + _slack(value, usual, took)
@@ -375,9 +400,9 @@ def warnings_have_a_cause(o: Observation, h: History) -> Findings:
 def warnings_are_of_a_node(o: Observation, h: History) -> Findings:
     """A node that is named is one of the run's."""
     node = o.get("node")
-    if o.kind in ("warning_raised", "fault_occurred", "run_restarted") and node is not None:
-        if h.facts.nodes is not None:
-            yield within(o.line, "node", node.value, 0, h.facts.nodes.value - 1)
+    kinds = ("warning_raised", "fault_occurred", "run_restarted", "node_replaced")
+    if o.kind in kinds and node is not None and h.facts.nodes is not None:
+        yield within(o.line, "node", node.value, 0, h.facts.nodes.value - 1)
 
 
 def faults_are_numbered(o: Observation, h: History) -> Findings:
@@ -435,7 +460,7 @@ def aborts_fall_back_to_a_checkpoint(o: Observation, h: History) -> Findings:
 
 def restarts_go_back_to_the_checkpoint(o: Observation, h: History) -> Findings:
     """A restart is the next attempt, from the last checkpoint, after the downtime it says."""
-    if o.kind != "run_restarted":
+    if o.kind not in ("run_restarted", "node_replaced"):
         return
     step, lost, attempt = o.get("step"), o.get("lost_steps"), o.get("attempt")
     if step and h.saved_step is not None and not h.has_holes:
@@ -471,6 +496,8 @@ COURSE_INVARIANTS = (
     events_name_the_last_step,
     best_validation_is_the_least,
     validations_agree_with_themselves,
+    validations_take_their_time,
+    bars_agree_with_themselves,
     validation_is_near_training,
     replayed_validations_are_the_same,
     checkpoints_hold_the_state,

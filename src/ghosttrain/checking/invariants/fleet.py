@@ -53,9 +53,9 @@ def gpu_temperatures_are_survivable(block: FleetBlock, h: History) -> Findings:
     """No GPU colder than its air or hotter than where it shuts down."""
     top = h.facts.gpu_shutdown_c.value if h.facts.gpu_shutdown_c else HOTTEST_C
     half = block.halves["temp_c"]
-    yield from _bounded(
-        block, "temperature C", block.temp_c, lambda _: (COLDEST_C - half, top + half), h
-    )
+    # A GPU of 0 C does not answer, which is another invariant's.
+    temp = np.where(block.temp_c == 0, COLDEST_C, block.temp_c)
+    yield from _bounded(block, "temperature C", temp, lambda _: (COLDEST_C - half, top + half), h)
 
 
 def gpu_power_keeps_its_limit(block: FleetBlock, h: History) -> Findings:
@@ -94,15 +94,32 @@ def gpu_memory_is_flat_while_training(block: FleetBlock, h: History) -> Findings
     """After the first steps of a launch a GPU's memory stays as it is."""
     if not h.in_training or h.memory_now is None:
         return
-    memory = np.concatenate([h.memory_now[None, :], block.memory_gib])
-    if memory.shape[1] != len(h.memory_now):
+    if block.memory_gib.shape[1] != len(h.memory_now):
         return
+    memory = np.concatenate([h.memory_now[None, :], block.memory_gib])
     change = np.abs(np.diff(memory, axis=0))
     settled = memory[:-1] / np.maximum(memory[1:], 1e-9) > (1 + LAUNCH_SHARE) / 2
     change = np.where(settled, change, 0.0)  # the step up to the plateau
     worst = change.max(axis=1)
     room = MEMORY_DRIFT_GIB + 2 * block.halves["memory_gib"]
     yield within(block.line, "memory of a GPU changes by GiB", worst, 0.0, room, "flat")
+
+
+def grid_means_are_of_its_cells(block: FleetBlock, _: History) -> Findings:
+    """The means in a grid's heading are those of its cells."""
+    if block.means is None:
+        return
+    metrics = (
+        ("utilisation %", block.util_pct, "util_pct"),
+        ("temperature C", block.temp_c, "temp_c"),
+        ("power W", block.power_w, "power_w"),
+        ("memory GiB", block.memory_gib, "memory_gib"),
+    )
+    answering = [max(1, block.util_pct.shape[1] - len(lost)) for lost in block.lost]
+    for k, (what, values, name) in enumerate(metrics):
+        expected = values.sum(axis=1) / np.array(answering)
+        slack = 2 * block.halves[name] + 1e-3
+        yield equal(block.line, f"mean {what}", block.means[:, k], expected, slack, "of its cells")
 
 
 def lost_gpus_read_zero(block: FleetBlock, _: History) -> Findings:
@@ -247,6 +264,7 @@ FLEET_INVARIANTS = (
     gpu_memory_fits_the_card,
     gpu_memory_follows_the_plan,
     gpu_memory_is_flat_while_training,
+    grid_means_are_of_its_cells,
     lost_gpus_read_zero,
 )
 COLLECTIVE_INVARIANTS = (

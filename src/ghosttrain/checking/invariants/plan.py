@@ -94,9 +94,7 @@ def batch_follows_the_layout(seen: Told, h: History) -> Findings:
     if f.global_batch_size is not None and all(p is not None for p in parts):
         expected = math.prod(p.value for p in parts if p is not None)
         formula = "micro-batch × micro-batches × DP"
-        yield equal(
-            seen.line, "global batch size", f.global_batch_size.value, expected, 0, formula
-        )
+        yield equal(seen.line, "global batch size", f.global_batch_size.value, expected, 0, formula)
 
 
 def planned_memory_fits_the_card(seen: Told, h: History) -> Findings:
@@ -105,6 +103,9 @@ def planned_memory_fits_the_card(seen: Told, h: History) -> Findings:
     if f.planned_memory_gib and f.gpu_memory_gib is not None:
         top = f.gpu_memory_gib.value + f.gpu_memory_gib.half
         yield within(seen.line, "planned memory GiB", max(f.planned_memory_gib), 0.1, top)
+    if f.most_memory_gib is not None and f.gpu_memory_gib is not None:
+        top = f.gpu_memory_gib.value + f.gpu_memory_gib.half
+        yield within(seen.line, "planned memory GiB", f.most_memory_gib.value, 0.1, top)
 
 
 def checkpoint_is_14_bytes_a_parameter(seen: Told, h: History) -> Findings:
@@ -133,6 +134,21 @@ def export_is_2_bytes_a_parameter(seen: Told, h: History) -> Findings:
         expected, half = f.export_bytes
         yield equal(seen.line, "bytes of all shards", found, expected, half, "export bytes")
         yield within(seen.line, "bytes of a shard", float(min(f.shard_bytes)), 1, math.inf)
+
+
+def epochs_are_of_whole_batches(seen: Told, h: History) -> Findings:
+    """An epoch's sequences are its steps × the global batch, its tokens those of its sequences."""
+    f = h.facts
+    if f.epoch_sequences is None or f.steps_per_epoch is None:
+        return
+    if f.global_batch_size is not None:
+        expected = f.steps_per_epoch.value * f.global_batch_size.value
+        formula = "steps per epoch × global batch size"
+        yield equal(seen.line, "sequences", f.epoch_sequences.value, expected, 0, formula)
+    if f.epoch_tokens is not None and f.seq_len is not None:
+        expected = f.epoch_sequences.value * f.seq_len.value
+        found, half = f.epoch_tokens
+        yield equal(seen.line, "tokens", found, expected, half, "sequences × their length")
 
 
 def gpus_fill_their_nodes(seen: Told, h: History) -> Findings:
@@ -169,5 +185,6 @@ PLAN_INVARIANTS = (
     planned_memory_fits_the_card,
     checkpoint_is_14_bytes_a_parameter,
     export_is_2_bytes_a_parameter,
+    epochs_are_of_whole_batches,
     gpus_fill_their_nodes,
 )

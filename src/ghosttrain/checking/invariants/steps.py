@@ -134,7 +134,7 @@ def step_times_add_up(block: StepBlock, h: History) -> Findings:
         usual = float(np.median(took.value))
         slow = np.maximum(took.value[1:], took.value[:-1])
         half = end.half[1:] + end.half[:-1]
-        low = steps * usual * (1 - PACE_SLACK) - half
+        low = steps * float(took.value.min()) * (1 - PACE_SLACK) - half
         # The first steps of a launch are slow: some compile, which takes up to a minute.
         cold = np.where(step[:-1] < 5, 60.0, 0.0)
         hiccups = 1.3 * (steps // 200 + 2) * usual
@@ -186,6 +186,13 @@ def learning_rate_follows_schedule(block: StepBlock, h: History) -> Findings:
     if recipe is not None and peak is not None:
         expected = peak.value * learning_rate_ratio(recipe, block["step"].value)
         slack = rate.half + expected * peak.relative
+        told_in_full = h.facts.min_learning_rate_ratio is not None
+        if not told_in_full or (
+            recipe.schedule == "wsd" and h.facts.decay_frac is None
+        ):  # the end of the schedule is not told
+            ends = recipe.schedule != "constant"
+            told = block["step"].value <= (recipe.warmup_steps if ends else np.inf)
+            expected = np.where(told, expected, np.nan)
         formula = f"{recipe.schedule}, {recipe.warmup_steps:,} steps of warmup"
         yield equal(block.line, "learning rate", rate.value, expected, slack, formula)
 
@@ -195,9 +202,7 @@ def _recipe(h: History) -> Recipe | None:
     f = h.facts
     if f.schedule not in ("cosine", "linear", "wsd", "constant"):
         return None
-    if f.warmup_steps is None or f.min_learning_rate_ratio is None or f.total_steps is None:
-        return None
-    if f.schedule == "wsd" and f.decay_frac is None:
+    if f.warmup_steps is None or f.total_steps is None:
         return None
     return Recipe(
         seq_len=1,
@@ -206,7 +211,7 @@ def _recipe(h: History) -> Recipe | None:
         steps_per_epoch=int(f.total_steps.value),
         schedule=f.schedule,  # type: ignore[arg-type]
         warmup_steps=int(f.warmup_steps.value),
-        min_learning_rate_ratio=f.min_learning_rate_ratio.value,
+        min_learning_rate_ratio=f.min_learning_rate_ratio.value if f.min_learning_rate_ratio else 0,
         decay_frac=f.decay_frac.value if f.decay_frac else 0.2,
     )
 
@@ -234,7 +239,9 @@ def learning_rate_is_continuous(block: StepBlock, h: History) -> Findings:
     if warmup is None:
         # A warmup that has begun rises by the same at every step.
         rise = np.where(before > 0, before / np.maximum(step - steps, 1) * steps * 1.001, highest)
-    fall = highest * np.minimum(1.0, np.sqrt(steps / max(1.0, 0.05 * total.value)) + 0.02)
+    fall = highest * np.minimum(
+        1.0, np.sqrt(np.maximum(steps, 0) / max(1.0, 0.05 * total.value)) + 0.02
+    )
     change = rate.value - before
     yield within(
         block.line, "learning rate changes by", change, -fall - half, rise + half, "continuous"

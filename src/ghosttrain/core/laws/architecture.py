@@ -67,7 +67,10 @@ class ParameterCounts:
 def parameter_counts(model: Model) -> ParameterCounts:
     """Parameters of `model`, counted from its shapes.
 
-    Source: physics.md section 1; the integers are held to published checkpoints by the tests.
+    Sources: the modelling code of each family in Hugging Face transformers (shapes of the weight
+    matrices); Shazeer 2020 (arXiv:2002.05202) for gated feed-forwards; DeepSeek-V2
+    (arXiv:2405.04434) for latent attention. The integers are held to published checkpoints by
+    the tests.
     """
     attention = _attention_params(model)
     norms = model.norms_per_layer * _norm_params(model)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ I64 = NDArray[np.int64]
 
 BLOCK = 1000  # steps whose jitter is scaled together
 HICCUP_BLOCK = 200  # steps that share one hiccup
+_HICCUP_GROUP = 64 * HICCUP_BLOCK  # steps whose hiccups are drawn together
 LATE_LOADER, SLOW_COLLECTIVE, WARM_INLET = 0, 1, 2
 _KEPT_BLOCKS = 8
 
@@ -48,6 +50,14 @@ class Hiccups:
     warmth_c: F64
     node_share: F64
 
+    def between(self, start: int, stop: int) -> Hiccups:
+        """Those that strike executed steps [start, stop)."""
+        low, high = np.searchsorted(self.ordinal, (start, stop)).tolist()
+        at = slice(low, high)
+        return Hiccups(
+            self.ordinal[at], self.kind[at], self.delay[at], self.warmth_c[at], self.node_share[at]
+        )
+
 
 class PaceClock:
     """Pace of the executed steps of one run, in steps of undisturbed length."""
@@ -57,6 +67,7 @@ class PaceClock:
         self._level = Stream(seed, "pace.level")
         self._hiccup = Stream(seed, "pace.hiccup")
         self._sd = 0.0015 + 0.0004 * max(0.0, math.log2(gpus / 8))
+        self._hiccup_groups = lru_cache(maxsize=4)(self._draw_hiccups)
         self._first_hiccup_before = min(HICCUP_BLOCK, total_steps)
         # Per block, grown when needed: start on the clock, level, hiccups (position, delay).
         self._starts: F64 = np.zeros(1)
@@ -67,21 +78,34 @@ class PaceClock:
 
     def hiccups(self, start: int, stop: int) -> Hiccups:
         """Hiccups of the executed steps [start, stop)."""
-        first = max(start, 0) // HICCUP_BLOCK
-        count = max(0, -(-stop // HICCUP_BLOCK) - first)
+        groups = range(max(start, 0) // _HICCUP_GROUP, max(stop - 1, 0) // _HICCUP_GROUP + 1)
+        parts = [self._hiccup_groups(group).between(start, stop) for group in groups]
+        if len(parts) == 1:
+            return parts[0]
+        return Hiccups(
+            np.concatenate([p.ordinal for p in parts]),
+            np.concatenate([p.kind for p in parts]),
+            np.concatenate([p.delay for p in parts]),
+            np.concatenate([p.warmth_c for p in parts]),
+            np.concatenate([p.node_share for p in parts]),
+        )
+
+    def _draw_hiccups(self, group: int) -> Hiccups:
+        """Hiccups of one group of blocks."""
+        count = _HICCUP_GROUP // HICCUP_BLOCK
+        first = group * count
         u = self._hiccup.uniform(4 * first, 4 * count).reshape(count, 4)
         room = np.full(count, HICCUP_BLOCK)
-        if first == 0 and count:
+        if group == 0:
             room[0] = self._first_hiccup_before
         inside_block = (u[:, 0] * room).astype(np.int64)
         ordinal = np.arange(first, first + count) * HICCUP_BLOCK + inside_block
         kind = (u[:, 1] * 3).astype(np.int64)
         size = np.exp(0.8 * normal_quantile(u[:, 2]))
-        delay = np.where(kind == LATE_LOADER, 0.08, 0.05) * size
-        delay = np.where(kind == WARM_INLET, 0.0, np.clip(delay, 0.02, 1.2))
+        delay = np.where(kind == LATE_LOADER, 0.14, 0.10) * size
+        delay = np.where(kind == WARM_INLET, 0.0, np.clip(delay, 0.05, 1.2))
         warmth = np.where(kind == WARM_INLET, np.clip(4.5 * size**0.4, 3.0, 8.0), 0.0)
-        inside = (ordinal >= start) & (ordinal < stop)
-        return Hiccups(*(column[inside] for column in (ordinal, kind, delay, warmth, u[:, 3])))
+        return Hiccups(ordinal, kind, delay, warmth, u[:, 3].copy())
 
     def factors(self, start: int, stop: int) -> F64:
         """Pace factor of the executed steps [start, stop): step time over the undisturbed one."""

@@ -32,7 +32,7 @@ def gpu_label(gpu: Gpu) -> str:
 
 
 def gpu_health(temp_c: Ints, memory_frac: NDArray[np.float32], slowdown_c: float) -> Health:
-    """OK, WARM or BAD by temperature and memory (product.md, section 2), any shape."""
+    """OK, WARM or BAD by temperature and memory; any shape."""
     warm = temp_c >= slowdown_c - WARM_BELOW_SLOWDOWN_C
     warm |= memory_frac > WARM_MEMORY_FRAC
     bad = temp_c >= slowdown_c - BAD_BELOW_SLOWDOWN_C

@@ -34,13 +34,15 @@ def run_started_lines(event: RunStarted, card: RunCard) -> list[Line]:
     what = f"{spec.model.name} on {card.gpus:,} × {gpu_label(spec.gpu)} ({_nodes(card)})"
     recipe = spec.recipe
     length = f"{_counted(recipe.epochs, 'epoch')} of {recipe.steps_per_epoch:,} steps"
-    lines = [
-        log_line(
-            card, event.time_s, ("ghosttrain", "bold cyan"), f": {what}, {length}, seed {card.seed}"
-        )
-    ]
-    for name, why in spec.chosen:
-        lines.append(log_line(card, event.time_s, ("  chosen: ", "dim"), f"{name}: {why}"))
+    lines = [log_line(card, event.time_s, ("Run", "bold cyan"), f": {what}, {length}")]
+    if spec.chosen:  # two lines hold it all where the terminal is wide enough to matter
+        words = [why for _, why in spec.chosen]
+        half = (len(words) + 1) // 2
+        lines += [
+            log_line(card, event.time_s, ("  chosen: ", "dim"), " · ".join(part))
+            for part in (words[:half], words[half:])
+            if part
+        ]
     return lines
 
 

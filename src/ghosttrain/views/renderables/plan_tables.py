@@ -149,7 +149,7 @@ def amount(number: float) -> str:
     for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= 0.9995 * scale:
             value = number / scale
-            return f"{value:.{max(0, 2 - math.floor(math.log10(value) + 1e-4))}f} {letter}"
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {letter}"
     return f"{number:,.0f}"
 
 
@@ -202,7 +202,7 @@ def _layout_rows(plan: Plan) -> list[Row]:
         ("expert parallel", f"{a.expert_parallel:,}"),
         ("data parallel", f"{a.data_parallel:,}", words[a.sharding]),
         ("micro-batch", f"{a.micro_batch_size:,}", f"× {a.micro_batches:,} a step"),
-        ("recomputation", a.recompute),
+        ("recomputation", "", a.recompute),
     ]
 
 

@@ -145,12 +145,21 @@ def _columns(
         "mfu": (100 * event.mfu[at]).tolist(),
     }
     if "phase" in wanted:
-        columns["phase"] = [schedule_phase(card.spec.recipe, s) for s in step]
+        columns["phase"] = _phases(card, step)
     if "clipped" in wanted:
-        columns["clipped"] = ["  clipped" if clip and g > clip else "" for g in grad]
+        calm = not clip or max(grad) <= clip
+        columns["clipped"] = [""] * len(grad) if calm else ["  clipped" * (g > clip) for g in grad]
     if "scale" in wanted:
         columns["scale"] = [card.loss_scale(s) for s in step]
     return columns
+
+
+def _phases(card: RunCard, step: list[int]) -> list[str]:
+    """Phase of the schedule at ascending steps; mostly it is the same at both ends."""
+    first, last = (schedule_phase(card.spec.recipe, s) for s in (step[0], step[-1]))
+    if first == last:
+        return [first] * len(step)
+    return [schedule_phase(card.spec.recipe, s) for s in step]
 
 
 def collective_lines(samples: CollectiveSamples, card: RunCard) -> list[Line]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ghosttrain.views.show.terminal import Terminal, write_all
@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from ghosttrain.playback import Player
 
 FULL_BYTES = 1 << 16
+MOST_EVENTS = 64  # rendered together: what they hold stays in memory until then
 
 
-def classic(terminal: Terminal, *, every: int) -> Callable[[Event], bytes]:
+Render = Callable[[Sequence["Event"]], bytes]
+
+
+def classic(terminal: Terminal, *, every: int) -> Render:
     """What makes the classic format of a run's events; coloured where colour is forced."""
     from ghosttrain.core.events import FleetSampled, RunStarted, StepsCompleted
     from ghosttrain.views.renderables.classic import ClassicWriter
@@ -26,7 +30,7 @@ def classic(terminal: Terminal, *, every: int) -> Callable[[Event], bytes]:
     glyphs = UNICODE if terminal.unicode else ASCII
     writer = ClassicWriter(glyphs=glyphs, every=every)
     if not terminal.color:
-        return writer.accept
+        return writer.write
     card: RunCard | None = None
 
     def colored(event: Event) -> bytes:
@@ -39,15 +43,19 @@ def classic(terminal: Terminal, *, every: int) -> Callable[[Event], bytes]:
         lines = log_lines(event, card, every=every)
         return "".join(f"{line.ansi(color=True)}\n" for line in lines).encode()
 
-    return colored
+    return one_by_one(colored)
+
+
+def one_by_one(render: Callable[[Event], bytes]) -> Render:
+    """What renders a window of events with what renders one."""
+    return lambda events: b"".join([render(event) for event in events])
 
 
 class LogSink:
-    """Writes what `render` makes of each event.
+    """Writes what `render` makes of the events of each frame.
 
     Attributes:
-        render: Bytes of whole lines for an event; replaced from run to run.
-        lines: Lines taken so far.
+        render: Bytes of whole lines for consecutive events; replaced from run to run.
     """
 
     def __init__(
@@ -57,8 +65,9 @@ class LogSink:
         log_interval: int = 10,
         write: Callable[[int, memoryview], int] = os.write,
     ) -> None:
-        self.render: Callable[[Event], bytes] = lambda _event: b""
-        self.lines = 0
+        self.render: Render = lambda _events: b""
+        self._lines = 0
+        self._events: list[Event] = []
         self._fd = fd
         self._log_interval = log_interval
         self._write = write
@@ -66,17 +75,35 @@ class LogSink:
 
     def accept(self, event: Event) -> None:
         """Take the next event."""
-        self.write(self.render(event))
+        self._events.append(event)
+        if len(self._events) >= MOST_EVENTS:
+            self._render()
+
+    @property
+    def lines(self) -> int:
+        """Lines taken so far."""
+        self._render()
+        return self._lines
 
     def write(self, text: bytes) -> None:
         """Take whole lines."""
-        self.lines += text.count(b"\n")
+        self._render()
+        self._take(text)
+
+    def _render(self) -> None:
+        events, self._events = self._events, []
+        if events:
+            self._take(self.render(events))
+
+    def _take(self, text: bytes) -> None:
+        self._lines += text.count(b"\n")
         self._buffer += text
         if len(self._buffer) >= FULL_BYTES:
             self._flush()
 
     def draw(self, player: Player) -> None:
         """Write what has come since the last frame."""
+        self._render()
         self._flush()
 
     def sample_every(self, steps: float) -> int:
@@ -85,6 +112,7 @@ class LogSink:
 
     def close(self) -> None:
         """Write what is left."""
+        self._render()
         self._flush()
 
     def _flush(self) -> None:

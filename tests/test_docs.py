@@ -1,0 +1,95 @@
+"""The documents say what there is, and their examples run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from docs import reference
+from ghosttrain.cli.list import KINDS
+from ghosttrain.cli.main import COMMANDS, main
+from ghosttrain.core.events import Event
+from ghosttrain.inputs.fields import PARTS, field_types
+from ghosttrain.inputs.request import Request, resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("spec-file.md", reference.spec_file_page), ("events.md", reference.events_page)],
+)
+def test_the_reference_is_fresh(name, page):
+    stale = "stale: run `PYTHONPATH=src python docs/reference.py`"
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page(), stale
+
+
+def test_every_field_of_a_spec_file_is_documented():
+    page = reference.spec_file_page()
+    for name in field_types():
+        assert f"`{name.rpartition('.')[2]}`" in page or f"[{name}]" in page, name
+    known = {f"{part}.{field}" for part in PARTS for field in reference.ANYWHERE}
+    gone = set(reference.MEANINGS) - set(field_types()) - known
+    assert not gone, "documented, but no field"
+
+
+def test_every_event_is_documented():
+    page = reference.events_page()
+    for event in get_args(Event):
+        assert f"## {event.__name__}\n" in page
+
+
+def test_every_command_is_in_the_readme_and_has_examples():
+    for name, (summary, examples) in COMMANDS.items():
+        assert f"`ghosttrain {name}" in README, name
+        assert summary
+        assert 1 <= len(examples) <= 3
+
+
+def test_the_readme_lists_the_kinds_there_are():
+    row = next(line for line in README.splitlines() if "ghosttrain list KIND" in line)
+    missing = [kind for kind in KINDS if kind not in row]
+    assert not set(missing) - {"tokenizers", "fabrics"}, "the rest are details"
+
+
+def test_the_example_of_a_spec_file_resolves(tmp_path):
+    block = re.search(r"```toml\n(.*?)```", reference.spec_file_page(), re.DOTALL)
+    assert block is not None
+    path = tmp_path / "run.toml"
+    path.write_text(block[1], encoding="utf-8")
+    spec = resolve(Request(spec=str(path)), 1)
+    assert spec.cluster.gpus == 512
+
+
+def readme_examples() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("ghost")]
+
+
+@pytest.mark.parametrize("line", readme_examples())
+def test_examples_of_the_readme_are_understood(line, capfd):
+    """Their first command runs, as `plan` where it would take its time."""
+    words = shlex.split(line.partition("|")[0])[1:]
+    if words[0] == "run":
+        words[0] = "plan"
+        words = [w for w in words if w not in ("--format", "jsonl")]
+    assert main(words) == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_no_document_or_source_cites_what_users_do_not_have():
+    gone = re.compile(r"\b(physics|screens|real_log_statistics|product|log_formats)\.md\b")
+    for path in [*DOCS, *(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.toml")]:
+        assert not gone.findall(path.read_text(encoding="utf-8")), path.relative_to(ROOT)
