@@ -26,7 +26,12 @@ _TIME_UNITS = {
     "ms": 1e-3,
     "us": 1e-6,
 }
-_TIMES = re.compile(r"(\d+(?:\.\d+)?) ?(ms|us|min|d|h|m|s)")
+# Patterns of numbers: decimal, whole with commas, decimal with commas, with K, M, B or T behind.
+_F = r"\d+(?:\.\d+)?"
+_I = r"\d[\d,]*"
+_N = r"(\d[\d,]*(?:\.\d+)?)"
+_COUNTED = rf"({_F}(?: [KMBT])?)"
+_TIMES = re.compile(rf"({_F}) ?(ms|us|min|d|h|m|s)")
 _SHARDING = {"DDP": "ddp", "ZeRO-1": "zero1", "FSDP": "fsdp"}
 
 
@@ -328,8 +333,8 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
     (
         "Run: ",
         re.compile(
-            rf"Run: (.+) on (\d[\d,]*) {_X} (.+) \((\d[\d,]*) nodes?\), "
-            r"(\d[\d,]*) epochs? of (\d[\d,]*) steps"
+            rf"Run: (.+) on ({_I}) {_X} (.+) \(({_I}) nodes?\), "
+            rf"({_I}) epochs? of ({_I}) steps"
         ),
         _run,
     ),
@@ -340,17 +345,17 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
         _from_scratch,
     ),
     ("Model ready in ", re.compile(r"in (.+)$"), _weights_ready),
-    ("Tokenizer ", re.compile(r"vocabulary (\d[\d,]*)"), _tokenizer),
+    ("Tokenizer ", re.compile(rf"vocabulary ({_I})"), _tokenizer),
     (
         "Dataset: ",
-        re.compile(r", (\d+(?:\.\d+)?(?: [KMBT])?) tokens in (\d[\d,]*) sequences of (\d[\d,]*)"),
+        re.compile(rf", ({_F}(?: [KMBT])?) tokens in ({_I}) sequences of ({_I})"),
         _dataset,
     ),
     (
         "Batch: ",
         re.compile(
-            rf"Batch: (\d[\d,]*) sequences = micro (\d+) {_X} DP (\d+)(?: {_X} (\d+) accumulated)?"
-            rf" {_DOT} (\d+(?:\.\d+)?) ([GT])FLOP a token {_DOT} peak (\d[\d,]*(?:\.\d+)?) TFLOP/s a GPU"
+            rf"Batch: ({_I}) sequences = micro (\d+) {_X} DP (\d+)(?: {_X} (\d+) accumulated)?"
+            rf" {_DOT} ({_F}) ([GT])FLOP a token {_DOT} peak {_N} TFLOP/s a GPU"
         ),
         _batch,
     ),
@@ -358,72 +363,68 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
         "Layout: ",
         re.compile(
             rf"TP (\d+) {_DOT} PP (\d+) {_DOT} CP (\d+) {_DOT} (?:EP \d+ {_DOT} )?DP (\d+) "
-            rf"\(([\w-]+)\) {_DOT} .+ {_DOT} (\d+(?:\.\d+)?) of (\d+(?:\.\d+)?) GiB a GPU"
+            rf"\(([\w-]+)\) {_DOT} .+ {_DOT} ({_F}) of ({_F}) GiB a GPU"
         ),
         _layout,
     ),
     (
         "Schedule: ",
-        re.compile(
-            r": (\w+), (\d[\d,]*) warmup steps, peak learning rate (\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-        ),
+        re.compile(rf": (\w+), ({_I}) warmup steps, peak learning rate ({_F}(?:e[+-]?\d+)?)"),
         _schedule,
     ),
     ("OpType=", re.compile(r"NumelIn=(\d+), Timeout\(ms\)=(\d+)"), _watchdog),
-    ("Ranks ", re.compile(rf"Ranks (\d+)-\d+: (\d[\d,]*) {_X} "), _ranks),
+    ("Ranks ", re.compile(rf"Ranks (\d+)-\d+: ({_I}) {_X} "), _ranks),
     (
         "All-reduce test",
-        re.compile(
-            r"test, (\d+(?:\.\d+)? \w+) over (\d[\d,]*) ranks \(.+\): (.+), bus bandwidth (\d+(?:\.\d+)?) GB/s"
-        ),
+        re.compile(rf"test, ({_F} \w+) over ({_I}) ranks \(.+\): (.+), bus bandwidth ({_F}) GB/s"),
         _all_reduce,
     ),
     ("======== Training Started", re.compile(""), _training_started),
     (
         "======== Training Resumed",
-        re.compile(r"at step (\d[\d,]*) \(attempt (\d+)\)"),
+        re.compile(rf"at step ({_I}) \(attempt (\d+)\)"),
         _training_resumed,
     ),
     (
         "Epoch ",
         re.compile(
-            r"Epoch (\d+)/(\d+) completed: mean loss (\d+(?:\.\d+)?), step (\d[\d,]*), (\w+), "
-            r"(\d+(?:\.\d+)?(?: [KMBT])?) tokens seen"
+            rf"Epoch (\d+)/(\d+) completed: mean loss ({_F}), step ({_I}), (\w+), "
+            rf"({_F}(?: [KMBT])?) tokens seen"
         ),
         _epoch,
     ),
-    ("Validating at step ", re.compile(r"step (\d[\d,]*):"), _validating),
+    ("Validating at step ", re.compile(rf"step ({_I}):"), _validating),
     (
         "Validation: ",
         re.compile(
-            r": loss (\d+(?:\.\d+)?)  ppl (\d+(?:\.\d+)?)  accuracy (\d+(?:\.\d+)?)%  train (\d+(?:\.\d+)?) \(([+-]\d+(?:\.\d+)?)\)  "
-            r"(best so far|best (\d+(?:\.\d+)?))"
+            rf": loss ({_F})  ppl ({_F})  accuracy ({_F})%  train ({_F}) \(([+-]{_F})\)  "
+            rf"(best so far|best ({_F}))"
         ),
         _validation,
     ),
-    ("Saving checkpoint of step ", re.compile(r"step (\d[\d,]*): (\d+(?:\.\d+)? \w*B)"), _saving),
+    ("Saving checkpoint of step ", re.compile(rf"step ({_I}): ({_F} \w*B)"), _saving),
     (
         "Checkpoint: ",
-        re.compile(r": (.+), (\d+(?:\.\d+)? \w*B) in (.+) \((improved|interval)\)$"),
+        re.compile(rf": (.+), ({_F} \w*B) in (.+) \((improved|interval)\)$"),
         _saved,
     ),
     ("Exporting model", re.compile(""), _exporting),
-    ("Serialising to ", re.compile(r", (\d+(?:\.\d+)? \w*B) in (\d[\d,]*) files?"), _serialising),
+    ("Serialising to ", re.compile(rf", ({_F} \w*B) in ({_I}) files?"), _serialising),
     ("Model exported in ", re.compile(r"in (.+)$"), _exported),
-    ("No progress since step ", re.compile(r"step (\d[\d,]*);"), _no_progress),
+    ("No progress since step ", re.compile(rf"step ({_I});"), _no_progress),
     ("Draining ", re.compile(""), _draining),
 )
 OTHER_LINES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Said]]], ...] = (
     (
         re.compile(
-            r"Attempt (\d+) ended at step (\d[\d,]*): (\d[\d,]*) steps since "
-            r"(?:the checkpoint at step (\d[\d,]*)|the start) lost"
+            rf"Attempt (\d+) ended at step ({_I}): ({_I}) steps since "
+            rf"(?:the checkpoint at step ({_I})|the start) lost"
         ),
         _attempt_ended,
     ),
     (
         re.compile(
-            r"Attempt (\d+) starts from (?:step (\d[\d,]*)|the beginning), (\d[\d,]*) steps to repeat"
+            rf"Attempt (\d+) starts from (?:step ({_I})|the beginning), ({_I}) steps to repeat"
         ),
         _attempt_started,
     ),
@@ -431,44 +432,41 @@ OTHER_LINES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Sai
     (re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] .+ GiB"), _rank),
     (
         re.compile(
-            rf"(\d[\d,]*) parameters(?: {_DOT} (\d+(?:\.\d+)?(?: [KMBT])?) active)? {_DOT} (\d+) layers"
+            rf"({_I}) parameters(?: {_DOT} ({_F}(?: [KMBT])?) active)? {_DOT} (\d+) layers"
             rf" {_DOT} hidden \d+ {_DOT} (\d+) heads"
         ),
         _shape,
     ),
-    (re.compile(r"(\d+(?:\.\d+)?(?: [KMBT])?) tokens in (.+), (\d+) tok/s$"), _validation_took),
-    (re.compile(r"\[ *(\d+)/(\d+)\] (\S+\.safetensors)  (\d+(?:\.\d+)? \w*B)$"), _shard),
+    (re.compile(rf"({_F}(?: [KMBT])?) tokens in (.+), (\d+) tok/s$"), _validation_took),
+    (re.compile(rf"\[ *(\d+)/(\d+)\] (\S+\.safetensors)  ({_F} \w*B)$"), _shard),
     (
         re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] .*\bfault (\d+): (.+)$"),
         _fault,
     ),
-    (re.compile(r"\[Rank +(\d+)/\d+\] .+ did not arrive: (\d[\d,]*) ranks waited"), _absent),
-    (re.compile(r"(?:NCCL|RCCL) \S+: world size (\d+), (\d[\d,]*) nodes?"), _world),
+    (re.compile(rf"\[Rank +(\d+)/\d+\] .+ did not arrive: ({_I}) ranks waited"), _absent),
+    (re.compile(rf"(?:NCCL|RCCL) \S+: world size (\d+), ({_I}) nodes?"), _world),
     (
         re.compile(
-            _NODE
-            + r"step (?P<step>\d[\d,]*) waited (?P<value>\d+(?:\.\d+)?)s for data, late loader "
-            r"\(usual step (?P<usual>\d+(?:\.\d+)?)s"
+            _NODE + rf"step (?P<step>{_I}) waited (?P<value>{_F})s for data, late loader "
+            rf"\(usual step (?P<usual>{_F})s"
         ),
         _warning("late_loader"),
     ),
     (
         re.compile(
-            _NODE + r"step (?P<step>\d[\d,]*) waited (?P<value>\d+(?:\.\d+)?)s, slow collectives "
-            r"\(usual step (?P<usual>\d+(?:\.\d+)?)s"
+            _NODE + rf"step (?P<step>{_I}) waited (?P<value>{_F})s, slow collectives "
+            rf"\(usual step (?P<usual>{_F})s"
         ),
         _warning("slow_collective"),
     ),
     (
-        re.compile(
-            _NODE + r"inlet air at (?P<value>\d+(?:\.\d+)?)°?C \((?P<usual>[+-]\d+(?:\.\d+)?)°?C\)"
-        ),
+        re.compile(_NODE + rf"inlet air at (?P<value>{_F})°?C \((?P<usual>[+-]{_F})°?C\)"),
         _warning("warm_inlet"),
     ),
     (
         re.compile(
-            r"step (?P<step>\d[\d,]*) gradient norm (?P<value>\d+(?:\.\d+)?), \d+(?:\.\d+)? times its trend "
-            r"(?P<usual>\d+(?:\.\d+)?)"
+            rf"step (?P<step>{_I}) gradient norm (?P<value>{_F}), {_F} times its trend "
+            rf"(?P<usual>{_F})"
         ),
         _warning("grad_norm_burst"),
     ),
@@ -488,17 +486,15 @@ _LABELS = (
     "|Best val|Mean MFU|Utilisation|Peak memory"
 )
 _BETWEEN_CELLS = re.compile(rf"\s{{2,}}(?=(?:{_LABELS})\s{{2,}})")
-_N = r"(\d[\d,]*(?:\.\d+)?)"
-_COUNTED = r"(\d+(?:\.\d+)?(?: [KMBT])?)"
 _SUMMARY: tuple[tuple[re.Pattern[str], tuple[tuple[str, Callable[[str], Value]], ...]], ...] = (
     (re.compile(r"Run time +(.+)$"), (("run_time_s", seconds),)),
-    (re.compile(r"Epochs, steps +(\d+), (\d[\d,]*)$"), (("epochs", number), ("steps", number))),
+    (re.compile(rf"Epochs, steps +(\d+), ({_I})$"), (("epochs", number), ("steps", number))),
     (re.compile(rf"Tokens +{_COUNTED}$"), (("tokens", count),)),
     (re.compile(rf"GPU time +{_N} GPU-h$"), (("gpu_hours", rounded),)),
     (re.compile(rf"Energy +{_N} kWh$"), (("energy_kwh", rounded),)),
     (re.compile(rf"Energy +{_N} MWh$"), (("energy_mwh", rounded),)),
     (
-        re.compile(r"Saved +.+, (\d+(?:\.\d+)? \w*B) in (\d[\d,]*) shards?$"),
+        re.compile(rf"Saved +.+, ({_F} \w*B) in ({_I}) shards?$"),
         (("saved_bytes", size), ("shards", number)),
     ),
     (re.compile(r"Faults +(\d+), (\d+) attempts"), (("faults", number), ("attempts", number))),
@@ -511,7 +507,7 @@ _SUMMARY: tuple[tuple[re.Pattern[str], tuple[tuple[str, Callable[[str], Value]],
         (("final_ppl", rounded), ("validation_ppl", rounded)),
     ),
     (
-        re.compile(rf"Best val +{_N} at step (\d[\d,]*)$"),
+        re.compile(rf"Best val +{_N} at step ({_I})$"),
         (("best_validation_loss", rounded), ("best_validation_step", number)),
     ),
     (re.compile(rf"Mean MFU +{_N} ?%$"), (("mean_mfu_pct", rounded),)),
@@ -519,7 +515,7 @@ _SUMMARY: tuple[tuple[re.Pattern[str], tuple[tuple[str, Callable[[str], Value]],
     (re.compile(rf"Peak memory +{_N} of {_N} GiB$"), (("peak_memory_gib", rounded),)),
     (re.compile(rf"Goodput +{_N} ?%"), (("goodput_pct", rounded),)),
 )
-_SHARE = re.compile(r"(init|val|ckpt|faults|export) (\d+(?:\.\d+)?)(?=[,)])")
+_SHARE = re.compile(rf"(init|val|ckpt|faults|export) ({_F})(?=[,)])")
 _SHARE_NAMES = {
     "init": "init_share",
     "val": "validation_share",
@@ -553,9 +549,9 @@ def summary_of(
 
 def _words_of(cell: str) -> dict[str, str]:
     """The model or the path in a cell of the summary."""
-    if named := re.match(r"Model +(.+) \(\d+(?:\.\d+)?(?: [KMBT])?\)$", cell):
+    if named := re.match(rf"Model +(.+) \({_F}(?: [KMBT])?\)$", cell):
         return {"model": named[1].strip()}
-    if saved := re.match(r"Saved +(.+), \d+(?:\.\d+)? \w*B in ", cell):
+    if saved := re.match(rf"Saved +(.+), {_F} \w*B in ", cell):
         return {"saved_path": saved[1]}
     return {}
 

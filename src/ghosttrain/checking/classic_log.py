@@ -53,17 +53,18 @@ _ESCAPES_TO_DROP = re.compile(
 _ESCAPES_THAT_MOVE = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _STAMPED = re.compile(r"\[(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d)\] (?:(INFO|WARNING|ERROR) +)?(.*)")
 _STAMPED_BYTES = re.compile(rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] (INFO |WARNING |ERROR |step )")
+_F = r"\d+(?:\.\d+)?"
 _STEP = re.compile(
     r"step +(\d+)/(\d+)"
-    r"(?:  loss +(\d+(?:\.\d+)?))?"
-    r"(?:  ppl +(\d+(?:\.\d+)?))?"
-    r"(?:  grad +(\d+(?:\.\d+)?))?"
-    r"(?:  lr +(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?: [a-z]+)?)? *"
+    rf"(?:  loss +({_F}))?"
+    rf"(?:  ppl +({_F}))?"
+    rf"(?:  grad +({_F}))?"
+    rf"(?:  lr +({_F}(?:e[+-]?\d+)?)(?: [a-z]+)?)? *"
     r"(?:  (?:scale +\d+|BF16|FP16|FP8))?"
-    r"(?:  +(\d+(?:\.\d+)?)s)?"
+    rf"(?:  +({_F})s)?"
     r"(?:  +(\d+) tok/s)?"
-    r"(?:  +(\d+(?:\.\d+)?) TFLOP/s/GPU)?"
-    r"(?:  MFU +(\d+(?:\.\d+)?)%)?"
+    rf"(?:  +({_F}) TFLOP/s/GPU)?"
+    rf"(?:  MFU +({_F})%)?"
     r"(?:  clipped)? *$"
 )
 _CUT_STEP = re.compile(_STEP.pattern.removesuffix(" *$"))
@@ -81,14 +82,14 @@ _COLUMNS = (
 )
 _COLLECTIVE = re.compile(
     r"(?:NCCL|RCCL) (all-reduce|reduce-scatter|all-gather|all-to-all), layer (\d+): "
-    r"(\d+(?:\.\d+)? [KMGTP]?B) over (\d+) ranks, (\d+(?:\.\d+)?) ms, bus bandwidth (\d+(?:\.\d+)?) GB/s$"
+    rf"({_F} [KMGTP]?B) over (\d+) ranks, ({_F}) ms, bus bandwidth ({_F}) GB/s$"
 )
 _GRID = re.compile(
     r"GPU status \| step (\d+) \| (\d+) x .+ \| "
-    r"mean +(\d+)% +(\d+)C +(\d+)W +(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)GiB(?: \| (\d+) lost)?$"
+    rf"mean +(\d+)% +(\d+)C +(\d+)W +({_F})/({_F})GiB(?: \| (\d+) lost)?$"
 )
 _GRID_HALVES = {"util_pct": 0.5, "temp_c": 0.5, "memory_gib": 0.05, "power_w": 0.5}
-_BAR = re.compile(r"Loss: (\d+(?:\.\d+)?) \| PPL: (\d+(?:\.\d+)?) \|(?:.*?MFU (\d+(?:\.\d+)?)%)?")
+_BAR = re.compile(rf"Loss: ({_F}) \| PPL: ({_F}) \|(?:.*?MFU ({_F})%)?")
 _DIGITS = bytes(c if c in b"0123456789.-" else 32 for c in range(256))
 _CUT_BYTES = ("…".encode(), b"~")
 Grid = tuple[int, re.Match[str], float, list[bytes]]  # line, heading, last step, nodes

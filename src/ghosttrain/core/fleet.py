@@ -307,7 +307,9 @@ class FleetSource:
             away = (ordinals - spells.ordinal[i]) / reach
             bump = np.where(np.abs(away) < 1, 0.5 * (1 + np.cos(np.pi * away)), 0.0)
             node = int(spells.node_share[i] * nodes)
-            out[:, node] += (spells.warmth_c[i] * bump).astype(np.float32)
+            spell = (spells.warmth_c[i] * bump).astype(np.float32)
+            # Where steps are short many spells overlap: the warmest is felt, not their sum.
+            np.maximum(out[:, node], spell, out=out[:, node])
         return out
 
     def _without_lost(self, samples: FleetSamples, span: Span) -> FleetSamples:

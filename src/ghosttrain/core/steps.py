@@ -51,10 +51,9 @@ class StepSource:
         self._slow = Stream(seed, "grad_norm.slow")
         self._burst = Stream(seed, "grad_norm.burst")
         recipe = plan.spec.recipe
-        validations = np.asarray(validation_steps(recipe), dtype=np.int64)
-        saves = np.asarray(checkpoint_steps(recipe), dtype=np.int64)
-        self._validations = validations
-        self._saves = np.union1d(validations, saves)
+        validations, saves = validation_steps(recipe), checkpoint_steps(recipe)
+        self._validations = np.asarray(validations, dtype=np.int64)
+        self._saves = np.asarray(sorted({*validations, *saves}), dtype=np.int64)
         taps = GRAD_MEMORY ** np.arange(GRAD_TAPS)
         self._taps: F64 = taps / np.sqrt((taps * taps).sum())
         self._flops_per_s = plan.spec.cluster.gpus * plan.peak_tflops * TERA / plan.flops_per_token

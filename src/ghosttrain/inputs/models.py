@@ -10,7 +10,6 @@ from ghosttrain import catalog
 from ghosttrain.core.errors import InputFileError, SpecError, UnknownNameError
 from ghosttrain.core.spec import Mla, Model, Moe
 from ghosttrain.inputs.fields import Asked, asked_of
-from ghosttrain.inputs.hf_config import read_hf_config
 
 
 def load_model(name: str) -> Model:
@@ -23,6 +22,8 @@ def load_model(name: str) -> Model:
         UnknownNameError: If it is neither.
         InputFileError: If the file cannot be understood.
     """
+    from ghosttrain.inputs.hf_config import read_hf_config  # with its tables, 10 ms
+
     if not name.strip():
         raise SpecError("the model's name is empty: see `ghosttrain list models`")
     path = Path(name)

@@ -13,7 +13,6 @@ from ghosttrain.core.spec import RunSpec
 from ghosttrain.inputs.fields import NAMED, Asked, checked
 from ghosttrain.inputs.models import is_file, is_model, looks_like_json
 from ghosttrain.inputs.resolution import LENGTHS, Resolution
-from ghosttrain.inputs.spec_file import read_spec_file
 
 RANDOM_MODELS_TRIED = 40
 
@@ -133,6 +132,8 @@ def _merged(below: Asked, above: Asked) -> Asked:
 
 def _asked_by_spec(spec: str | None) -> Asked:
     """What the SPEC of the command line asks for: a name, or what its file says."""
+    from ghosttrain.inputs.spec_file import read_spec_file  # with tomllib, 6 ms
+
     if spec is None:
         return {}
     path = Path(spec)
