@@ -112,7 +112,7 @@ def power_correlation():
     reason="0.005: samples are all taken at the step's end, whose common motion is its length alone"
 )
 def test_the_power_of_gpus_moves_together_as_published():
-    """0.7 to 0.95 for 1-s samples of steps over 2 s (physics.md 5.2)."""
+    """0.7 to 0.95 for 1-s samples of steps over 2 s (an A100 cluster and POLCA)."""
     assert power_correlation() > 0.7
 
 
@@ -130,6 +130,17 @@ def test_memory_is_flat_after_the_first_steps_and_fits_the_card():
     first = run.fleet(float(run.steps(1, 1).end_s[0])).memory_gib[0]
     assert np.all(first < memory[0])
     assert run.summary.peak_memory_gib == memory.max()
+
+
+@given(spec=specs(faults=True), seed=seeds)
+def test_the_summary_knows_the_peak_of_the_spares_too(spec, seed):
+    run = simulate(spec, seed)
+    seen = [
+        float(e.fleet.memory_gib.max())
+        for e in run.events(0.0, math.inf)
+        if isinstance(e, StepsCompleted) and e.fleet is not None
+    ]
+    assert max(seen, default=0.0) <= run.summary.peak_memory_gib < spec.gpu.memory_gib
 
 
 def test_utilisation_is_high_and_says_little():
@@ -173,7 +184,7 @@ def test_a_run_starts_cold():
 
 
 def test_a_settled_h100_is_as_warm_as_published():
-    """63 to 68 °C at 700 W in air, some degrees to either side by place (physics.md 5.3)."""
+    """63 to 68 °C at 700 W in air, some degrees to either side by place."""
     temp = settled()["temp_c"].mean(axis=0)
     assert 52 < temp.min() < temp.max() < 76
     assert 58 < temp.mean() < 68

@@ -91,6 +91,7 @@ _GRID = re.compile(
 _GRID_HALVES = {"util_pct": 0.5, "temp_c": 0.5, "memory_gib": 0.05, "power_w": 0.5}
 _BAR = re.compile(rf"Loss: ({_F}) \| PPL: ({_F}) \|(?:.*?MFU ({_F})%)?")
 _DIGITS = bytes(c if c in b"0123456789.-" else 32 for c in range(256))
+_TERMINAL_GRID = "GPU status ·".encode()
 _CUT_BYTES = ("…".encode(), b"~")
 Grid = tuple[int, re.Match[str], float, list[bytes]]  # line, heading, last step, nodes
 _NUMBERS_A_CELL = 6  # index, utilisation, temperature, memory, card, power
@@ -113,6 +114,7 @@ class ClassicReader:
         self._ranks = 0
         self._summary: list[tuple[int, str]] | None = None
         self._is_cut = False
+        self._is_capture = False
 
     def observations(self, lines: Iterable[RawLine]) -> Iterator[Seen]:
         """What the lines say, in order; samples stand behind the block of their steps."""
@@ -123,7 +125,11 @@ class ClassicReader:
                 yield Unreadable(last.number, "readable-lines", "the line is too long to be ours")
                 continue
             data = last.data
-            if b"\x1b" in data or b"\r" in data:
+            is_of_terminal = b"\x1b" in data or b"\r" in data or data.startswith(_TERMINAL_GRID)
+            if is_of_terminal and not self._is_capture:
+                self._is_capture = True
+                yield from self._learn(last.number, {"is_thinned": True})
+            if is_of_terminal:
                 for part in _parts(data):
                     yield from self._line(last, part)
             else:
@@ -285,7 +291,7 @@ class ClassicReader:
             return
         for kind, numbers, words, flags in sayings:
             if kind == "run":
-                facts = {**numbers, **words}
+                facts = {**numbers, **words, "is_thinned": self._is_capture}
                 self._facts = Facts(**facts)
                 self._attempt, self._ranks, self._summary = 1, 0, None
                 self._last_step = math.nan

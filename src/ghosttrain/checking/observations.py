@@ -26,8 +26,9 @@ class Value(NamedTuple):
 
     @property
     def relative(self) -> float:
-        """Half a unit over the value."""
-        return self.half / abs(self.value) if self.value else math.inf
+        """What half a unit may change in a quotient by the value, as a share of it."""
+        least = abs(self.value) - self.half
+        return self.half / least if least > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +40,8 @@ class Column:
 
     @property
     def relative(self) -> F64:
-        """Half a unit over the value."""
-        return np.asarray(self.half / np.maximum(np.abs(self.value), 1e-300))
+        """What half a unit may change in a quotient by the value, as a share of it."""
+        return np.asarray(self.half / np.maximum(np.abs(self.value) - self.half, 1e-300))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Facts:
         planned_memory_gib: Memory per GPU of each pipeline stage.
         shard_bytes: Size of each file of the export.
         prints_every_step: Whether the format has a row for every step.
+        is_thinned: Whether rows may be left out, as a terminal's are when a run goes fast.
     """
 
     model: str | None = None
@@ -100,6 +102,7 @@ class Facts:
     planned_memory_gib: tuple[float, ...] | None = None
     shard_bytes: tuple[int, ...] | None = None
     prints_every_step: bool = False
+    is_thinned: bool = False
 
 
 FACT_NAMES = frozenset(f.name for f in fields(Facts))

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs",
         metavar="N",
         type=count,
-        help="end after so many runs (default: no end on a terminal or with --exit-after, else 1)",
+        help="end after so many runs (default: go on until Ctrl-C)",
     )
     group.add_argument(
         "--exit-after", metavar="TIME", type=duration, help="end after a time, as in 2h10min"
@@ -133,9 +133,7 @@ class Stage:
     def play_all(self) -> None:
         """Play run after run: each has the next seed and begins when the last one ended."""
         args = self._args
-        endless = self._terminal.is_tty or args.exit_after
-        runs = args.runs or (sys.maxsize if endless else 1)
-        for number in range(runs):
+        for number in range(args.runs or sys.maxsize):
             run = self._next_run()
             sink = self._sink_for(run, is_first=number == 0)
             if not self._play(run, sink, instant_lines=0 if number else args.instant_lines or 0):

@@ -553,6 +553,7 @@ class Run:
         flops = done * recipe.tokens_per_step * plan.flops_per_token
         rate = plan.peak_tflops * TERA * self.spec.cluster.gpus
         traits = self._fleet.traits(1)
+        trained = {span.attempt for span in spans if span.steps} or {1}  # spares have their own
         energy_j = sum(self._fleet.mean_power_w(s) * s.duration_s for s in spans)
         return Summary(
             run_time_s=run_s,
@@ -565,7 +566,7 @@ class Run:
             best_validation_step=results.step[best] if best is not None else 0,
             mean_mfu=flops / (rate * totals["steps"]) if totals["steps"] else 0.0,
             mean_util_pct=float(traits.util_pct.mean()),
-            peak_memory_gib=float(traits.memory_gib.max()),
+            peak_memory_gib=max(float(self._fleet.traits(a).memory_gib.max()) for a in trained),
             gpu_hours=run_s * self.spec.cluster.gpus / 3600,
             energy_kwh=energy_j * self.spec.cluster.gpus / 3.6e6,
             goodput=totals["steps"] / run_s,

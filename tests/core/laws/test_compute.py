@@ -64,7 +64,7 @@ BLOOM = {
 }  # fmt: skip
 
 # (id, arguments, options, what is measured, published, tolerance %, our known miss % or None).
-# Sources: check_values.csv of the reference (Korthikanti 2022 table 5; Grattafiori 2024 table 4;
+# Sources (Korthikanti 2022 table 5; Grattafiori 2024 table 4;
 # bigscience tr11 logs; llm.c; llm-foundry and torchtitan benchmark tables). A miss is a row the
 # law does not reach yet: it fails once the law does, and its number is then to be removed.
 PUBLISHED = [

@@ -40,7 +40,7 @@ OPENWEBTEXT = {"warmup_steps": 2000, "peak_learning_rate": 6e-4}
 BLOOM = {"warmup_steps": 375, "peak_learning_rate": 6e-5}
 
 # (id, curve, step, published loss, tolerance %). Sources: llm.c log in modded-nanogpt
-# (2024-10-13), nanoGPT README, bigscience tr11 chronicles; rows of check_values.csv.
+# (2024-10-13), nanoGPT README, bigscience tr11 chronicles.
 PUBLISHED = [
     ("L1", ("fineweb", "gpt-2-124m", 19560, 524288), GPT2, 1, 11.009, 2),
     ("L3", ("fineweb", "gpt-2-124m", 19560, 524288), GPT2, 1501, 4.006, 2),
@@ -161,7 +161,7 @@ def test_the_validation_set_errs_by_one_offset_for_the_whole_run():
     assert plain == pytest.approx(c.mean(steps + 1), abs=1e-12)
     offset = validation_loss(c, dataset, steps, 1.0, none) - plain
     assert np.ptp(offset) < 1e-12
-    # sd ≈ 0.043 nats x sqrt(524,288 / tokens) (physics.md 4.3; loss 3.3).
+    # sd ≈ 0.043 nats x sqrt(524,288 / tokens) (llm.c log, loss 3.3).
     assert offset[0] == pytest.approx(0.043 * (524288 / 2**23) ** 0.5, rel=0.25)
 
 

@@ -10,7 +10,7 @@ from ghosttrain import catalog
 from ghosttrain.core.laws.network import bus_factor, collective, nic_bytes_per_s
 
 # (id, GPU, GPUs, fabric, bytes, published bus bandwidth GB/s, tolerance %)
-# Source: stas00/ml-engineering, network/README (all_reduce_bench); check_values.csv.
+# Source: stas00/ml-engineering, network/README (all_reduce_bench).
 MEASURED = [
     ("N1 8x H200, NVLS", "h200-sxm", 8, None, 2**34, 482.3, 3),
     # On the reference's NIC efficiency; with our estimate for EFA v2 (0.80) it is 16 % low.

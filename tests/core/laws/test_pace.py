@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ghosttrain.core.laws.pace import BLOCK, HICCUP_BLOCK, WARM_INLET, PaceClock
 from tests.strategies import seeds
 
-# GPUs and the published range of the robust CV of step times (real_log_statistics.md: MLPerf
+# GPUs and the published range of the robust CV of step times (public logs: MLPerf
 # GPT-3 and Llama-3.1-405B, 512 to 8,192 H100, and smaller runs).
 SPREADS = [(8, 0.0008, 0.003), (512, 0.0008, 0.005), (2048, 0.0025, 0.005), (8192, 0.003, 0.0105)]
 

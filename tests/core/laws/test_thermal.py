@@ -25,7 +25,7 @@ def test_g2_an_a100_at_its_90th_percentile_of_load():
 
 @pytest.mark.parametrize(
     ("gpu", "low_c", "high_c"),
-    [("h100-sxm", 60, 68), ("gb200", 45, 62), ("b200", 62, 72)],  # physics.md 5.3
+    [("h100-sxm", 60, 68), ("gb200", 45, 62), ("b200", 62, 72)],  # vendors' air and liquid
 )
 def test_settled_temperatures_at_full_power(gpu, low_c, high_c):
     card = catalog.gpu(gpu)
@@ -46,7 +46,7 @@ def test_training_draws_more_than_idle_and_no_more_than_the_limit(spec):
     [("llama-3-8b", "h100-sxm", 64), ("llama-2-7b", "a100-80gb-sxm", 64)],
 )
 def test_a_healthy_dense_run_draws_85_to_102_per_cent_of_the_limit(model, gpu, gpus):
-    """H100 560 to 690 W, A100 340 to 408 W at 45 to 55 % MFU (physics.md 5.2)."""
+    """H100 560 to 690 W, A100 340 to 408 W at 45 to 55 % MFU."""
     from tests.core.laws.test_compute import run_plan
 
     plan = run_plan(model, gpu, gpus, seq_len=4096, batch=512)

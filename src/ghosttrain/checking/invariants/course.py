@@ -181,6 +181,8 @@ def events_name_the_last_step(o: Observation, h: History) -> Findings:
     elif o.kind in named and step is not None and h.step is not None and not h.blind:
         if h.facts.prints_every_step:
             yield equal(o.line, f"step of {o.kind}", step.value, float(h.step), 0, "the last one")
+        elif h.facts.is_thinned:
+            yield within(o.line, f"step of {o.kind}", step.value, h.step, math.inf, "the last one")
         elif h.log_interval is not None and h.begins_here and h.phase is None and h.fault is None:
             low, high = float(h.step), float(h.step + h.log_interval)
             yield within(o.line, f"step of {o.kind}", step.value, low, high, "the last one")

@@ -164,6 +164,8 @@ def facts_stay_the_same(seen: Told, h: History) -> Findings:
     if not isinstance(seen, FactsLearnt):
         return
     for name, said in seen.facts.items():
+        if isinstance(said, bool):
+            continue
         before = getattr(h.facts, name)
         if isinstance(before, Value) and isinstance(said, Value):
             slack = before.half + said.half
