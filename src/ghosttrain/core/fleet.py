@@ -115,7 +115,7 @@ class FleetSource:
         """One sample at a moment of a span that is no training span."""
         at = np.array([time_s])
         samples = self._empty(np.array([span.step]), at)
-        level, util, held = _PHASES[span.phase]
+        level, util, held = _PHASES[self._doing(span)]
         gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
         z = normal_table().take(self._idle_noise.lanes(int(time_s) * self._words, self._words))
         base = gpu.loaded_idle_w if level >= 0 else gpu.idle_w
@@ -131,6 +131,13 @@ class FleetSource:
         samples.temp_c[0] += 0.3 * z[: self.gpus, 2]
         return self._without_lost(samples, span)
 
+    def _doing(self, span: Span) -> Phase:
+        """What the GPUs do: hung before training or beside it, what they did when it struck."""
+        if span.phase is not Phase.HANG:
+            return span.phase
+        struck = self.timeline.spans[self.timeline.index_at(span.start_s) - 1].phase
+        return Phase.HANG if struck in (Phase.TRAINING, Phase.VALIDATION) else struck
+
     def inlet_c(self, node: int, time_s: float, ordinal: int, attempt: int) -> tuple[float, float]:
         """Inlet temperature of a node and what it would be without a warm spell."""
         first = node * self._per_node
@@ -143,7 +150,7 @@ class FleetSource:
     def mean_power_w(self, span: Span) -> float:
         """Mean power of a GPU over a span."""
         gpu = self.plan.spec.gpu
-        level = _PHASES[span.phase][0]
+        level = _PHASES[self._doing(span)][0]
         if level < 0:
             return gpu.idle_w
         return gpu.loaded_idle_w + level * (self.training_w - gpu.loaded_idle_w)
@@ -283,7 +290,7 @@ class FleetSource:
         first = self.timeline.index_at(float(time_s[0]) - MEMORY_OF_HEAT_S)
         last = self.timeline.index_at(float(time_s[-1]))
         near = spans[first : last + 1]
-        levels = np.array([max(0.0, _PHASES[s.phase][0]) for s in near])
+        levels = np.array([max(0.0, _PHASES[self._doing(s)][0]) for s in near])
         starts = np.array([s.start_s for s in near])
         ends = np.array([s.end_s for s in near])
         return heat_level(time_s, starts, ends, levels)

@@ -553,7 +553,8 @@ class Run:
         flops = done * recipe.tokens_per_step * plan.flops_per_token
         rate = plan.peak_tflops * TERA * self.spec.cluster.gpus
         traits = self._fleet.traits(1)
-        trained = {span.attempt for span in spans if span.steps} or {1}  # spares have their own
+        # Spares have their own; an attempt holds its memory from the first step on.
+        trained = {s.attempt for s in spans if s.phase is Phase.TRAINING} or {1}
         energy_j = sum(self._fleet.mean_power_w(s) * s.duration_s for s in spans)
         return Summary(
             run_time_s=run_s,

@@ -24,6 +24,7 @@ from ghosttrain.core.events import (
     RunStarted,
     StepsCompleted,
 )
+from ghosttrain.core.laws.architecture import attention_width
 from ghosttrain.core.plan import Plan
 
 SCHEMA = "ghosttrain.events/1"
@@ -141,13 +142,17 @@ def run_row(event: RunStarted) -> dict[str, Any]:
         "layers": spec.model.layers,
         "heads": spec.model.heads,
         "head_dim": spec.model.head_dim,
+        "attention_width": attention_width(spec.model),
         "vocab_size": spec.model.vocab_size,
         "dataset": spec.dataset.name,
+        "loss_scale": spec.dataset.loss_scale,
         "gpu": spec.gpu.product_name,
         "gpu_memory_gib": round(spec.gpu.memory_gib, 3),
         "gpu_tdp_w": spec.gpu.tdp_w,
+        "gpu_shutdown_c": spec.gpu.shutdown_c,
         "gpus": spec.cluster.gpus,
         "nodes": spec.cluster.nodes,
+        "gpus_per_node": spec.cluster.gpus_per_node,
         "precision": recipe.precision,
         "peak_tflops": plan.peak_tflops,
         "flops_per_token": plan.flops_per_token,
@@ -158,6 +163,11 @@ def run_row(event: RunStarted) -> dict[str, Any]:
         "steps_per_epoch": recipe.steps_per_epoch,
         "total_steps": recipe.total_steps,
         "continued_loss": recipe.continued_loss,
+        "schedule": recipe.schedule,
+        "peak_learning_rate": recipe.peak_learning_rate,
+        "min_learning_rate_ratio": recipe.min_learning_rate_ratio,
+        "warmup_steps": recipe.warmup_steps,
+        "decay_frac": recipe.decay_frac,
         "layout": asdict(layout),
         "memory_gib": [round(stage.used_gib, 3) for stage in plan.stage_memory],
         "checkpoint_bytes": plan.checkpoint_bytes,
