@@ -168,6 +168,7 @@ def test_a_limit_exactly_at_a_stop_is_a_limit():
     run = simulate(replace(SAVING, time_limit_s=stop.start_s), 7)
     assert not run.timeline.completed
     assert run.summary.steps == 40
+    assert run.timeline.spans[-1].ordinal == 40
 
 
 # Draws.

@@ -440,6 +440,7 @@ class _Drawing:
         self.spans.append(replace(last, end_s=limit_s, cut=True))
         self.time_s = limit_s
         self.attempt, self.step = last.attempt, last.step + last.steps
+        self.ordinal = last.ordinal + last.steps
         self.incidents = [i for i in self.incidents if i.time_s < limit_s]
         if last.incident:  # what came after the checkpoint is lost
             self.step = self.checkpoint_step
