@@ -53,6 +53,9 @@ DRIFT_STEPS = 64  # executed steps between knots of a GPU's slow drift
 _WARMTH_S = 300.0  # a warm inlet lasts this long to either side of its peak
 _CHUNK_BYTES = 1 << 17  # of one metric: all that a chunk needs stays in L2
 _TRAIT_FIELDS = 4
+# A reading of power catches a phase of the step, and all GPUs go through the phases together:
+# readings of two GPUs correlate by 0.7 to 0.95 in published telemetry (0.016^2 to 0.018^2 here).
+_COMMON_POWER_SD, _OWN_POWER_SD = 0.016, 0.008  # of TDP
 _REACH_WORDS = 1000  # words drawn in the time it takes to move a stream to another place
 _NOISY = 3  # metrics with noise of their own: power, utilisation, temperature
 
@@ -78,6 +81,7 @@ class FleetSource:
         self._per_node = min(spec.cluster.gpus_per_node, self.gpus)
         self._noise = Stream(seed, "fleet.noise")
         self._idle_noise = Stream(seed, "fleet.noise.idle")
+        self._common = Stream(seed, "fleet.common")
         self._drift = Stream(seed, "fleet.drift")
         self._traits = Stream(seed, "fleet.traits")
         self._nodes = Stream(seed, "fleet.nodes")
@@ -104,11 +108,12 @@ class FleetSource:
         common = self._common_inlet(end_s)
         # A longer step is longer by waiting: the work in it is the same.
         pace = (0.3 + 0.7 / factors).astype(np.float32)
+        swing = self._swing(ordinals)
         warmth = self._warmth(ordinals)
         rows = max(1, _CHUNK_BYTES // (4 * self.gpus))
         for start in range(0, len(ordinals), rows):
             part = slice(start, start + rows)
-            self._fill(samples, part, ordinals, span, heat, common, pace, warmth)
+            self._fill(samples, part, ordinals, span, heat, common, pace, swing, warmth)
         return samples
 
     def outside_steps(self, span: Span, time_s: float) -> FleetSamples:
@@ -169,6 +174,7 @@ class FleetSource:
         heat: F64,
         common: F64,
         pace: F32,
+        swing: F32,
         warmth: F32 | None,
     ) -> None:
         """Values of the samples of `part`."""
@@ -185,7 +191,8 @@ class FleetSource:
         z[:, 2] *= np.float32(0.35)
         temp += z[:, 2]
         mean *= pace[part, None]
-        np.multiply(z[:, 0], np.float32(0.018 * gpu.tdp_w), out=power)
+        np.multiply(z[:, 0], np.float32(_OWN_POWER_SD * gpu.tdp_w), out=power)
+        power += swing[part, None]
         power += mean
         power += np.float32(gpu.loaded_idle_w)
         np.minimum(power, np.float32(1.03 * gpu.tdp_w), out=power)
@@ -196,6 +203,16 @@ class FleetSource:
             nodes = np.repeat(warmth[part], self._per_node, axis=1)
             temp += nodes[:, : self.gpus]
         self._training_memory(samples.memory_gib[part], ordinals[part], span, traits)
+
+    def _swing(self, ordinals: I64) -> F32:
+        """Power all GPUs have above their mean at each sample, W, shape (K,)."""
+        first, reach = int(ordinals[0]), int(ordinals[-1] - ordinals[0]) + 1
+        if reach <= _REACH_WORDS * len(ordinals):
+            lanes = self._common.lanes(first, reach)[ordinals - first, 0]
+        else:
+            lanes = np.array([self._common.lanes(e, 1)[0, 0] for e in ordinals.tolist()])
+        scale = np.float32(_COMMON_POWER_SD * self.plan.spec.gpu.tdp_w)
+        return np.asarray(normal_table().take(lanes, mode="clip") * scale)
 
     def _white(self, ordinals: I64) -> F32:
         """White noise of each sample, shape (K, 3, G): a fixed run of words per executed step."""

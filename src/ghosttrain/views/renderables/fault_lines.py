@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         WatchdogTimedOut,
     )
 
-# Kernel texts by Xid (NVIDIA Xid catalogue; log_formats.md, section 8.4). A process that is
+# Kernel texts by Xid (NVIDIA Xid catalogue, as kernel logs show them). A process that is
 # gone with its GPU has no number there.
 _XID_TEXTS = {
     13: "Graphics Exception: ChID 000c, Class 0000cbc0, Offset 00000000, Data 00000000",
