@@ -58,7 +58,10 @@ def all_gpus_but_one(row: Row) -> None:
 FLEET_70 = {"event": "fleet", "step": 70}
 VALIDATION_2 = {"event": "validation_completed", "step": 120}
 
-TOTAL = "total-steps-are-epochs-times-steps & summary-counts-what-was-done & eta-counted-the-stops"
+TOTAL = (
+    "total-steps-are-epochs-times-steps & summary-counts-what-was-done & eta-counted-the-stops"
+    " & learning-rate-follows-schedule"
+)
 RATE = "learning-rate-follows-schedule & learning-rate-is-continuous"
 STEPS = "summary-counts-what-was-done & summary-books-the-time-seen"
 
