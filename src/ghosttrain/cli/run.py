@@ -23,6 +23,7 @@ from ghosttrain.cli.common import (
 )
 from ghosttrain.cli.main import Interrupted, complain
 from ghosttrain.core.errors import WorldError
+from ghosttrain.views.show.opening import opening_rows
 from ghosttrain.views.show.terminal import Terminal, write_all
 
 TYPE_CHECKING = False  # typing itself costs 4 ms
@@ -84,10 +85,10 @@ def execute(args: argparse.Namespace) -> int:
     terminal = Terminal.of(1)
     awake = keeping_awake() if args.keep_awake else None
     settle(args, watched=terminal.is_tty and args.format == "classic")
-    if args.format == "classic":
-        write_all(terminal.fd, header(args, terminal))
     stage = Stage(args, terminal, until_wall_s)
     try:
+        if args.format == "classic":
+            stage.open(header(args, terminal))
         if awake is None:
             stage.play_all()
         else:
@@ -129,6 +130,13 @@ class Stage:
         self._until_wall_s = until_wall_s
         self._sink: Show | LogSink | None = None
         self._player: Player | None = None
+        self._opening: list[str] = []  # rows of the bars that nobody has taken over yet
+
+    def open(self, title_line: bytes) -> None:
+        """Write the first line and, on a terminal, both bars: the rest takes its time."""
+        self._opening = opening_rows(self._terminal)
+        bars = "\r\n".join(self._opening)
+        write_all(self._terminal.fd, title_line + self._terminal.encode(bars))
 
     def play_all(self) -> None:
         """Play run after run: each has the next seed and begins when the last one ended."""
@@ -144,6 +152,9 @@ class Stage:
     def leave(self) -> None:
         """Give the terminal back. Idempotent."""
         sink, self._sink = self._sink, None
+        opening, self._opening = self._opening, []
+        if opening:
+            write_all(self._terminal.fd, b"\r\n")
         if sink is not None:
             sink.close()
 
@@ -190,7 +201,10 @@ class Stage:
         if not isinstance(self._sink, Show):
             from ghosttrain.views.show.screen import Screen
 
-            self._sink = Show(Screen(self._terminal), log_interval=self._args.log_interval)
+            screen = Screen(self._terminal)
+            screen.adopt_pinned(self._opening)
+            self._opening = []
+            self._sink = Show(screen, log_interval=self._args.log_interval)
             stop_in_order(self._sink)
         self._sink.begin(title(self._args), is_written=is_first)
         return self._sink

@@ -93,7 +93,7 @@ class StepSource:
 
     def mean_loss(self, first_step: int, count: int) -> float:
         """Mean of the losses of steps [first_step, first_step + count)."""
-        chunk = 65536
+        chunk = 8192  # whatever the length of an epoch, little memory
         parts = [
             self.loss(first_step + done, min(chunk, count - done)).sum()
             for done in range(0, count, chunk)

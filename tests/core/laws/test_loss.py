@@ -18,7 +18,7 @@ from ghosttrain.core.laws.loss import (
     schedule_phase,
     validation_loss,
 )
-from ghosttrain.core.spec import Recipe
+from ghosttrain.core.spec import Dataset, Recipe
 from tests.strategies import recipes
 
 
@@ -175,3 +175,20 @@ def test_validation_keeps_the_corpus_gap_and_grows_with_repeated_epochs():
 @pytest.mark.parametrize(("loss", "accuracy", "within"), [(2, 0.53, 0.01), (3, 0.41, 0.01)])
 def test_next_token_accuracy(loss, accuracy, within):
     assert next_token_accuracy(loss) == pytest.approx(accuracy, abs=within)
+
+
+def test_a_continued_run_of_a_model_without_published_tokens_starts_where_it_is_told():
+    recipe = Recipe(
+        seq_len=1024, global_batch_size=4, epochs=1, steps_per_epoch=200, continued_loss=1.9
+    )
+    curve = loss_curve(
+        recipe,
+        Dataset("web", 1e12),
+        params_total=1.24e8,
+        params_active=1.24e8,
+        vocab_size=50257,
+        tokens_trained=0.0,
+    )
+    assert curve.mean_loss[0] == pytest.approx(1.9)
+    assert curve.mean_loss.min() >= 1.9 - 1e-9  # the law expects more of a small model
+    assert curve.mean_loss.max() < 4.0

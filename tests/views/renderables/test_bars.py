@@ -94,9 +94,10 @@ def test_a_phase_takes_the_place_of_the_steps():
     assert lines == [EPOCH, "Validation [=============>                     ]  41% | 6s left"]
 
 
-def test_before_training_there_is_only_the_phase():
+def test_before_training_the_phase_stands_in_for_the_steps():
     lines = pinned(80, training=False, phase="Initialising weights", phase_frac=0.5)
-    assert lines == ["Initialising weights [=================>                 ]  50%"]
+    assert lines[0].startswith("Epoch: [")
+    assert lines[1:] == ["Initialising weights [=================>                 ]  50%"]
 
 
 def test_a_phase_without_room_for_a_bar_keeps_its_percent():

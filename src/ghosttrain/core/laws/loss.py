@@ -231,8 +231,10 @@ def _continued_mean(
 ) -> F64:
     """Loss of a continued run: the law past the base model's tokens, plus a first cost.
 
-    What the new domain costs at first fades as 1/sqrt(1 + t/60 steps).
+    What the new domain costs at first fades as 1/sqrt(1 + t/60 steps). A base model of which no
+    tokens are published has seen what is optimal for its size, 20 a parameter (Hoffmann 2022).
     """
+    tokens_trained = tokens_trained or 20 * params
     law = dataset.loss_scale * chinchilla_loss(params, tokens_trained + seen)
     return np.asarray(law + (recipe.continued_loss - law[0]) / np.sqrt(1 + updates / 60))
 

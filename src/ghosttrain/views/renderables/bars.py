@@ -121,11 +121,11 @@ def pinned_lines(progress: Progress, width: int, glyphs: Glyphs) -> list[Line]:
     """The lines that stay the last on the screen; none where it is too narrow for bars."""
     if width < NARROWEST:
         return []
-    if not progress.training:
-        return [_phase(progress, width)] if progress.phase else []
+    if not progress.training and not progress.phase:
+        return []
     lines = [epoch_line(progress, width)]
     lines.append(_phase(progress, width) if progress.phase else step_line(progress, width))
-    if width < ONE_LINE_FROM:
+    if progress.training and width < ONE_LINE_FROM:
         lines.append(metrics_line(progress, width))
     return [line.fit(width, ellipsis=glyphs.ellipsis) for line in lines]
 

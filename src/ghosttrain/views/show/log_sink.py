@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ghosttrain.core.events import FleetSampled, RunStarted, StepsCompleted
 from ghosttrain.views.show.terminal import Terminal, write_all
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from ghosttrain.playback import Player
 
 FULL_BYTES = 1 << 16
-MOST_EVENTS = 64  # rendered together: what they hold stays in memory until then
+MOST_STEPS = 1000  # rendered together: what they hold stays in memory until then
 
 
 Render = Callable[[Sequence["Event"]], bytes]
@@ -21,7 +22,6 @@ Render = Callable[[Sequence["Event"]], bytes]
 
 def classic(terminal: Terminal, *, every: int) -> Render:
     """What makes the classic format of a run's events; coloured where colour is forced."""
-    from ghosttrain.core.events import FleetSampled, RunStarted, StepsCompleted
     from ghosttrain.views.renderables.classic import ClassicWriter
     from ghosttrain.views.renderables.glyphs import ASCII, UNICODE
     from ghosttrain.views.renderables.log_lines import log_lines
@@ -68,6 +68,7 @@ class LogSink:
         self.render: Render = lambda _events: b""
         self._lines = 0
         self._events: list[Event] = []
+        self._weight = 0
         self._fd = fd
         self._log_interval = log_interval
         self._write = write
@@ -76,7 +77,8 @@ class LogSink:
     def accept(self, event: Event) -> None:
         """Take the next event."""
         self._events.append(event)
-        if len(self._events) >= MOST_EVENTS:
+        self._weight += len(event.step) if isinstance(event, StepsCompleted) else 1
+        if self._weight >= MOST_STEPS:
             self._render()
 
     @property
@@ -91,12 +93,16 @@ class LogSink:
         self._take(text)
 
     def _render(self) -> None:
-        events, self._events = self._events, []
+        events, self._events, self._weight = self._events, [], 0
         if events:
             self._take(self.render(events))
 
     def _take(self, text: bytes) -> None:
         self._lines += text.count(b"\n")
+        if len(text) >= FULL_BYTES:  # large enough not to be copied
+            self._flush()
+            write_all(self._fd, text, write=self._write)
+            return
         self._buffer += text
         if len(self._buffer) >= FULL_BYTES:
             self._flush()

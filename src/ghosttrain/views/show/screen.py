@@ -73,6 +73,10 @@ class Screen:
         for line in lines:
             self._remember(line, 1)
 
+    def adopt_pinned(self, rows: Sequence[str]) -> None:
+        """Take over `rows`, which stand below the adopted lines, the cursor behind the last."""
+        self._pinned = list(rows)
+
     def draw(self, pinned: Entry | None = None) -> None:
         """Write what is new, and `pinned` as the last lines, if anything of it changed."""
         if self._closed:
@@ -115,7 +119,7 @@ class Screen:
             return
         self._closed = True
         atexit.unregister(self.close)
-        if not self._started:
+        if not self._started and not self._pinned:
             return
         ending = FRAME_END + "\x1b[0m"
         if self._torn:  # interrupted within a frame: where the cursor is, nobody knows
