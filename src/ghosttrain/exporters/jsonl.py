@@ -25,6 +25,7 @@ from ghosttrain.core.events import (
     StepsCompleted,
 )
 from ghosttrain.core.laws.architecture import attention_width
+from ghosttrain.core.laws.thermal import sm_clock_mhz
 from ghosttrain.core.plan import Plan
 
 SCHEMA = "ghosttrain.events/1"
@@ -40,7 +41,7 @@ _COLLECTIVE = (
 )
 _FLEET = (
     '{"event":"fleet","time_s":%.6f,"step":%d,"util_pct":%s,"temp_c":%s,"memory_gib":%s,'
-    '"power_w":%s,"lost":%s}\n'
+    '"power_w":%s,"sm_clock_mhz":%s,"lost":%s}\n'
 )
 
 
@@ -58,7 +59,7 @@ class JsonlWriter:
         if isinstance(event, StepsCompleted):
             return self._steps(event).encode()
         if isinstance(event, FleetSampled):
-            return fleet_line(event.samples, 0).encode()
+            return self._fleet(event.samples, 0).encode()
         return _line({"event": _snake(type(event).__name__), **asdict(event)})
 
     def _steps(self, event: StepsCompleted) -> str:
@@ -85,8 +86,24 @@ class JsonlWriter:
                 lines[step - first] += self._collective(event.collectives, k)
         if event.fleet is not None:
             for k, step in enumerate(event.fleet.step.tolist()):
-                lines[step - first] += fleet_line(event.fleet, k)
+                lines[step - first] += self._fleet(event.fleet, k)
         return "".join(lines)
+
+    def _fleet(self, samples: FleetSamples, k: int) -> str:
+        """One fleet row, values quantised as telemetry reports them."""
+        assert self._plan is not None
+        clock = sm_clock_mhz(self._plan.spec.gpu, samples.power_w[k])
+        clock[list(samples.lost)] = 0.0
+        return _FLEET % (
+            samples.time_s[k],
+            samples.step[k],
+            _integers(samples.util_pct[k]),
+            _integers(samples.temp_c[k]),
+            _decimals(samples.memory_gib[k], 2),
+            _decimals(samples.power_w[k], 1),
+            _integers(clock),
+            list(samples.lost),
+        )
 
     def _collective(self, samples: CollectiveSamples, k: int) -> str:
         assert self._plan is not None
@@ -101,19 +118,6 @@ class JsonlWriter:
             samples.duration_s[k],
             samples.busbw_gbs[k],
         )
-
-
-def fleet_line(samples: FleetSamples, k: int) -> str:
-    """One fleet row, values quantised as telemetry reports them."""
-    return _FLEET % (
-        samples.time_s[k],
-        samples.step[k],
-        _integers(samples.util_pct[k]),
-        _integers(samples.temp_c[k]),
-        _decimals(samples.memory_gib[k], 2),
-        _decimals(samples.power_w[k], 1),
-        list(samples.lost),
-    )
 
 
 def _integers(values: NDArray[np.float32]) -> str:

@@ -11,6 +11,7 @@ from ghosttrain.core.laws.thermal import (
     busy_share,
     heat_left,
     heat_level,
+    sm_clock_mhz,
     training_power_w,
 )
 from tests.strategies import planned, specs
@@ -93,3 +94,13 @@ def test_heat_comes_to_its_level_and_goes_again():
     assert fall[0] == 1.0
     assert 0.15 < fall[1] < 0.3
     assert fall[3] == 0.0
+
+
+def test_a_power_limited_card_lowers_its_clock():
+    h100, a100 = catalog.gpu("h100-sxm"), catalog.gpu("a100-80gb-sxm")
+    power = np.array([50, 300, 600, 700, 720], np.float32)
+    clock = sm_clock_mhz(h100, power)
+    assert clock[0] == h100.boost_mhz
+    assert np.all(np.diff(clock) <= 0)
+    assert 1400 <= clock[-1] <= 1755  # dense BF16, as measured
+    assert np.all(sm_clock_mhz(a100, power) == a100.boost_mhz)

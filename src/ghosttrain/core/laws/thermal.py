@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ghosttrain.core.laws.compute import StepTime
 from ghosttrain.core.spec import Gpu
 
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 MEMORY_OF_HEAT_S = 600.0  # what lies further back has faded
@@ -55,6 +56,16 @@ def training_power_w(gpu: Gpu, step: StepTime) -> float:
 def busy_share(step: StepTime) -> float:
     """Share of a step in which any kernel runs: what GPU_UTIL counts, 0..1."""
     return 1 - step.shares()["host"]
+
+
+def sm_clock_mhz(gpu: Gpu, power_w: F32) -> F32:
+    """SM clock at a power, MHz, shape of `power_w`: from boost when idle to sustained at TDP.
+
+    A card near its power limit lowers its clock (dense BF16 on an H100 runs at 1,400 to 1,750
+    of 1,980 MHz); one that never meets it, as the A100, stays at its boost clock.
+    """
+    level = np.clip((power_w - gpu.loaded_idle_w) / (gpu.tdp_w - gpu.loaded_idle_w), 0, 1)
+    return np.asarray(gpu.boost_mhz - (gpu.boost_mhz - gpu.sustained_mhz) * level**1.5, np.float32)
 
 
 def heat_left(age_s: F64) -> F64:
