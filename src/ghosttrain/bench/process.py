@@ -136,11 +136,16 @@ def _peak_mb(steps: int) -> float:
     """Peak resident memory of a whole headless run, MB."""
     command = (*_RUN, "llama-3-8b", "--steps", str(steps), "--runs", "1", "--speed", "max")
     process = subprocess.Popen((*command, "--seed", "1"), stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    status, peak_kb = Path(f"/proc/{process.pid}/status"), 0
+    # Not ru_maxrss: that one begins with what the parent held when it forked.
+    while process.poll() is None:
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                peak_kb = max(peak_kb, int(line.split()[1]))
+        time.sleep(0.02)
     if process.returncode:
         raise RuntimeError(f"the run of {steps:,} steps ended with {process.returncode}")
-    return usage.ru_maxrss / 1000 if sys.platform != "darwin" else usage.ru_maxrss / 1e6
+    return peak_kb / 1000
 
 
 def bench_memory() -> list[Result]:

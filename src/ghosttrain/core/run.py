@@ -66,6 +66,7 @@ I64 = NDArray[np.int64]
 COLLECTIVE_EVERY = 50  # steps between timings of the gradient collective
 SAMPLE_EVERY = 10  # steps between samples of the fleet, unless asked otherwise
 HANG_SAMPLE_S = 60.0  # between samples of the fleet while nothing moves
+_CHUNK_STEPS = 4 * BLOCK  # computed together: NumPy's calls cost more than their work below
 _MOST_VALUES = 1 << 18  # of one fleet metric in one event
 _CONDENSED_ABOVE = 64  # GPUs: beyond it they report as one
 
@@ -92,7 +93,7 @@ class Run:
         self._steps = StepSource(plan, seed, pace)
         self._fleet = FleetSource(plan, timeline, seed, pace)
         self._collective_noise = Stream(seed, "collective")
-        self._chunk = lru_cache(maxsize=4)(self._compute_chunk)
+        self._chunk = lru_cache(maxsize=2)(self._compute_chunk)
 
     @property
     def spec(self) -> RunSpec:
@@ -193,15 +194,15 @@ class Run:
         number = self._pace.completed(clock) - span.ordinal
         number = max(0, min(number, span.steps - 1))
         for near in (number - 1, number):  # rounding may be off by one step
-            if near >= 0 and time_s <= float(self._steps.columns(span, near, 1).end_s[0]):
+            if near >= 0 and time_s <= float(self._steps.end_s(span, near, 1)[0]):
                 return near
         return min(number + 1, span.steps - 1)
 
     def _compute_chunk(self, index: int, block: int) -> tuple[int, StepColumns]:
-        """Columns of the part of span `index` in a block of ordinals; its first position."""
+        """Columns of the part of span `index` in a chunk of ordinals; its first position."""
         span = self.timeline.spans[index]
-        first = max(block * BLOCK, span.ordinal)
-        last = min((block + 1) * BLOCK, span.ordinal + span.steps)
+        first = max(block * _CHUNK_STEPS, span.ordinal)
+        last = min((block + 1) * _CHUNK_STEPS, span.ordinal + span.steps)
         number = first - span.ordinal
         return number, self._steps.columns(span, number, last - first)
 
@@ -213,8 +214,8 @@ class Run:
         if span.steps:
             begin = self._number_at(span, max(start_s, span.start_s))
             blocks = range(
-                (span.ordinal + max(0, begin - 1)) // BLOCK,
-                (span.ordinal + span.steps - 1) // BLOCK + 1,
+                (span.ordinal + max(0, begin - 1)) // _CHUNK_STEPS,
+                (span.ordinal + span.steps - 1) // _CHUNK_STEPS + 1,
             )
             for block in blocks:
                 number, columns = self._chunk(index, block)
@@ -239,7 +240,7 @@ class Run:
     ) -> Iterator[Event]:
         """Batches of steps [low, high) of a chunk, broken where warnings stand."""
         warnings = self._warnings(span, number, c, low, high)
-        most = max(1, _MOST_VALUES // self.plan.spec.cluster.gpus) * sample_every
+        most = min(BLOCK, max(1, _MOST_VALUES // self.plan.spec.cluster.gpus) * sample_every)
         for start in range(low, high, most):
             stop = min(high, start + most)
             whole = self._batch(span, number, c, start, stop, sample_every)

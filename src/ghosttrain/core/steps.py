@@ -65,11 +65,7 @@ class StepSource:
         ordinal = span.ordinal + first
         scale = span.step_time_s
         step_time = self.pace.factors(ordinal, ordinal + count) * scale
-        end = (
-            self.pace.ends(ordinal, ordinal + count) - self.pace.at(span.ordinal)
-        ) * scale + span.start_s
-        # The last step may round past its span's end.
-        np.minimum(end, span.end_s, out=end)
+        end = self.end_s(span, first, count)
         loss, grad_norm = self.loss_and_grad_norm(int(step[0]), count)
         ratio = learning_rate_ratio(plan.spec.recipe, step.astype(np.float64))
         tokens_per_s = plan.spec.recipe.tokens_per_step / step_time
@@ -84,6 +80,13 @@ class StepSource:
             mfu=tokens_per_s / self._flops_per_s,
             eta_s=self.eta_s(step),
         )
+
+    def end_s(self, span: Span, first: int, count: int) -> F64:
+        """Ends of steps number `first` to `first + count - 1` of a training span, shape (S,)."""
+        ordinal = span.ordinal + first
+        clock = self.pace.ends(ordinal, ordinal + count) - self.pace.at(span.ordinal)
+        # The last step may round past its span's end.
+        return np.minimum(clock * span.step_time_s + span.start_s, span.end_s)
 
     def loss(self, first_step: int, count: int) -> F64:
         """Training loss of steps [first_step, first_step + count)."""
