@@ -41,6 +41,7 @@ FORMATS = ("classic", "jsonl")
 # Between two frames the process may have been stopped, or the machine asleep: but in real time
 # the show then goes on from where it was.
 LONGEST_GAP_S = 2.0
+SUMMARY_WALL_S = 3.0  # between two runs on a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,8 +147,20 @@ class Stage:
             sink = self._sink_for(run, is_first=number == 0)
             if not self._play(run, sink, instant_lines=0 if number else args.instant_lines or 0):
                 return
+            if number + 1 < (args.runs or sys.maxsize):
+                self._let_read()
             args.seed = (args.seed + 1) % (LARGEST_SEED + 1)
             args.start += -int(-run.end_s // 1)
+
+    def _let_read(self) -> None:
+        """At a watcher's speed, leave the summary on the screen before the next run begins."""
+        if not self._terminal.is_tty or self._args.speed not in (None, "auto"):
+            return
+        until = min(time.monotonic() + SUMMARY_WALL_S, self._until_wall_s)
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+            if self._sink is not None and self._player is not None:
+                self._sink.draw(self._player)  # a resize is answered meanwhile
 
     def leave(self) -> None:
         """Give the terminal back. Idempotent."""
