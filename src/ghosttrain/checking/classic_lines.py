@@ -173,10 +173,6 @@ def _ranks(m: re.Match[str]) -> Iterator[Said]:
     yield "gpus_detected", {"first_rank": number(m[1]), "count": number(m[2])}, {}, {}
 
 
-def _gpus_so_far(m: re.Match[str]) -> Iterator[Said]:
-    yield "gpus_detected", {"up_to": number(m[1])}, {}, {}
-
-
 def _all_reduce(m: re.Match[str]) -> Iterator[Said]:
     numbers = {
         "size_bytes": size(m[1]),

@@ -37,7 +37,6 @@ from ghosttrain.core import events
 
 BLOCK_ROWS = 4096
 BLOCK_VALUES = 1 << 20  # of one fleet metric in one block
-SCHEMA_FAMILY = "ghosttrain.events/"
 
 # Columns of step rows and half a unit of their last digit; the learning rate is printed with
 # seven digits, whatever its size.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -103,9 +103,6 @@ class Facts:
     shard_bytes: tuple[int, ...] | None = None
     prints_every_step: bool = False
     is_thinned: bool = False
-
-
-FACT_NAMES = frozenset(f.name for f in fields(Facts))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

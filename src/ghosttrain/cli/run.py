@@ -166,8 +166,8 @@ class Stage:
         """Give the terminal back. Idempotent."""
         sink, self._sink = self._sink, None
         opening, self._opening = self._opening, []
-        if opening:
-            write_all(self._terminal.fd, b"\r\n")
+        if opening:  # take them off: what is told next stands behind the first line
+            write_all(self._terminal.fd, f"\x1b[{len(opening) - 1}A\r\x1b[J".encode())
         if sink is not None:
             sink.close()
 

@@ -31,6 +31,7 @@ from ghosttrain.core.units import DAY_S
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+U16 = NDArray[np.uint16]
 
 # Power between loaded idle (0) and training (1) while in a phase; GPU_UTIL there; whether the
 # processes hold their memory. A hung collective spins: full utilisation, a third of the power.
@@ -184,7 +185,7 @@ class FleetSource:
         mean = self._drifting(ordinals[part])
         mean += np.float32(1)
         mean *= traits.dynamic_w
-        np.multiply(mean, (traits.ohm_c_per_w), out=temp)
+        np.multiply(mean, traits.ohm_c_per_w, out=temp)
         temp *= heat[part, None].astype(np.float32)
         temp += traits.inlet_c + np.float32(gpu.loaded_idle_w) * traits.ohm_c_per_w
         temp += common[part, None].astype(np.float32)
@@ -206,25 +207,14 @@ class FleetSource:
 
     def _swing(self, ordinals: I64) -> F32:
         """Power all GPUs have above their mean at each sample, W, shape (K,)."""
-        first, reach = int(ordinals[0]), int(ordinals[-1] - ordinals[0]) + 1
-        if reach <= _REACH_WORDS * len(ordinals):
-            lanes = self._common.lanes(first, reach)[ordinals - first, 0]
-        else:
-            lanes = np.array([self._common.lanes(e, 1)[0, 0] for e in ordinals.tolist()])
+        lanes = _lanes_at(self._common, ordinals, 1)[:, 0]
         scale = np.float32(_COMMON_POWER_SD * self.plan.spec.gpu.tdp_w)
         return np.asarray(normal_table().take(lanes, mode="clip") * scale)
 
     def _white(self, ordinals: I64) -> F32:
         """White noise of each sample, shape (K, 3, G): a fixed run of words per executed step."""
-        words, count, first = self._noise_words, len(ordinals), int(ordinals[0])
-        reach = int(ordinals[-1]) - first + 1
-        if reach * words <= _REACH_WORDS * count:  # drawing what lies between costs less
-            bits = self._noise.words(first * words, reach * words).reshape(reach, words)
-            bits = bits if reach == count else bits[ordinals - first]
-        else:
-            bits = np.stack([self._noise.words(e * words, words) for e in ordinals.tolist()])
-        lanes = bits.astype("<u8", copy=False).view(np.uint16)
-        used = lanes[:, : _NOISY * self.gpus].reshape(count, _NOISY, self.gpus)
+        lanes = _lanes_at(self._noise, ordinals, self._noise_words)[:, : _NOISY * self.gpus]
+        used = lanes.reshape(len(ordinals), _NOISY, self.gpus)
         return normal_table().take(used, mode="clip")
 
     def _drifting(self, ordinals: I64) -> F32:
@@ -246,8 +236,7 @@ class FleetSource:
     def _draw_knots(self, first: int, count: int) -> F32:
         """Slow drift of every GPU's power at knots [first, first + count), shape (count, G)."""
         words = -(-self.gpus // 16) * 4
-        bits = self._drift.words(first * words, count * words)
-        lanes = bits.astype("<u8", copy=False).view(np.uint16).reshape(count, 4 * words)
+        lanes = self._drift.lanes(first * words, count * words).reshape(count, 4 * words)
         drift = normal_table().take(lanes[:, : self.gpus], mode="clip")
         drift *= np.float32(0.008)
         return drift
@@ -350,6 +339,17 @@ class FleetSource:
             samples.power_w,
             lost,
         )
+
+
+def _lanes_at(stream: Stream, ordinals: I64, words: int) -> U16:
+    """Lanes of the `words` words of each of some ascending ordinals, shape (K, 4 words)."""
+    first, count = int(ordinals[0]), len(ordinals)
+    reach = int(ordinals[-1]) - first + 1
+    if reach * words > _REACH_WORDS * count:
+        return np.stack([stream.lanes(e * words, words).ravel() for e in ordinals.tolist()])
+    # Drawing what lies between costs less than moving the stream.
+    lanes = stream.lanes(first * words, reach * words).reshape(reach, 4 * words)
+    return lanes if reach == count else lanes[ordinals - first]
 
 
 def lost_gpus(timeline: Timeline, span: Span) -> tuple[int, ...]:

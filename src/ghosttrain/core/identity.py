@@ -26,13 +26,6 @@ def pci_bus_id(gpu: Gpu, local: int) -> str:
     return f"{domain:04x}:{buses[slot]:02x}:00"
 
 
-def gpu_uuid(cluster: Cluster, node: int, local: int) -> str:
-    """UUID of a GPU, the same wherever it is shown."""
-    text = f"{cluster.host_prefix}/{node}/{local}".encode()
-    h = hashlib.blake2b(text, digest_size=16).hexdigest()
-    return f"GPU-{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
-
-
 def process_id(node: int, local: int, attempt: int) -> int:
     """Process number of the worker on a GPU in an attempt."""
     digest = hashlib.blake2b(f"{node}/{attempt}".encode(), digest_size=4).digest()

@@ -43,7 +43,7 @@ from ghosttrain.core.events import (
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.laws.loss import next_token_accuracy
 from ghosttrain.core.laws.network import bus_factor
-from ghosttrain.core.laws.pace import BLOCK, LATE_LOADER, SLOW_COLLECTIVE
+from ghosttrain.core.laws.pace import BLOCK, LATE_LOADER, SLOW_COLLECTIVE, PaceClock
 from ghosttrain.core.laws.storage import shard_name
 from ghosttrain.core.plan import Plan, plan
 from ghosttrain.core.rng import Stream, normal_table
@@ -80,16 +80,17 @@ def simulate(spec: RunSpec, seed: int) -> Run:
     """
     planned = plan(spec)
     pace = pace_clock(planned, seed)
-    return Run(planned, draw_timeline(planned, seed, pace), seed)
+    return Run(planned, draw_timeline(planned, seed, pace), seed, pace)
 
 
 class Run:
     """One simulated run: its plan, its timeline, and every window of its events."""
 
-    def __init__(self, plan: Plan, timeline: Timeline, seed: int) -> None:
+    def __init__(
+        self, plan: Plan, timeline: Timeline, seed: int, pace: PaceClock | None = None
+    ) -> None:
         self.plan, self.timeline, self.seed = plan, timeline, seed
-        pace = pace_clock(plan, seed)
-        self._pace = pace
+        self._pace = pace = pace or pace_clock(plan, seed)
         self._steps = StepSource(plan, seed, pace)
         self._fleet = FleetSource(plan, timeline, seed, pace)
         self._collective_noise = Stream(seed, "collective")

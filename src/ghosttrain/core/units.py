@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-KIB = 2**10
 MIB = 2**20
 GIB = 2**30
 KB = 10**3
@@ -10,7 +9,6 @@ MB = 10**6
 GB = 10**9
 TB = 10**12
 TERA = 1e12
-GIGA = 1e9
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0

@@ -15,7 +15,6 @@ from ghosttrain.core.laws.storage import shard_name
 from ghosttrain.core.units import GB
 
 ROUNDING_S = 1e-6  # times are rounded, then subtracted
-NOT_WHILE_TRAINING = frozenset({*INIT_PHASES, "hang", "down"})
 WARNING_SLACK = 0.04  # of a step: what jitter may add to a warning's delay
 VALIDATION_NEAR_TRAINING = 0.1  # share of the loss; losses fall fast while few steps are done
 

@@ -19,7 +19,6 @@ from ghosttrain.core.spec import Layout, Recompute, RunSpec, Sharding
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 _LONG_SEQUENCE = 32768  # beyond it context parallelism is tried
-_MAX_PIPELINE = 64
 
 
 @dataclass(frozen=True, slots=True)
