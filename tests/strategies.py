@@ -32,22 +32,25 @@ LOADS = ((1, 128), (2, 1024), (4, 512), (64, 1024))
 
 WATCHDOG_KIND = FaultKind(
     name="gpu-off-bus",
-    xid=79,
     scope="gpu",
+    course="hang",
+    xids=(79,),
     rate_per_1000_gpu_days=0.07,
-    detection="watchdog",
+    hang_share=1.0,
     downtime_median_s=300.0,
+    takes_gpus=True,
 )
 PROCESS_KIND = FaultKind(
     name="made-up-crash",
-    xid=48,
     scope="node",
+    course="crash",
+    xids=(48,),
     rate_per_1000_gpu_days=0.1,
-    detection="process",
     downtime_median_s=90.0,
     downtime_sigma=0.6,
 )
 KINDS = (WATCHDOG_KIND, PROCESS_KIND)
+CATALOGUED = tuple(catalog.fault_kind(name) for name in catalog.names("fault"))
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -95,7 +98,10 @@ def recipes(draw: st.DrawFn, gpus: int, *, most_steps: int = 300) -> Recipe:
 def injected_faults(draw: st.DrawFn, *, run_s: float, gpus: int) -> InjectedFault:
     at_s = draw(st.floats(0.0, 1.1)) * run_s
     gpu = draw(st.none() | st.integers(0, gpus - 1))
-    return InjectedFault(draw(st.sampled_from(KINDS)), at_s, gpu)
+    kind = draw(st.sampled_from(KINDS) | st.sampled_from(CATALOGUED))
+    at_step = draw(st.just(0) | st.just(0) | st.integers(1, 320))
+    duration_s = draw(st.none() | st.floats(0.0, 1.2).map(lambda share: share * run_s))
+    return InjectedFault(kind, at_s, gpu, at_step=at_step, duration_s=duration_s)
 
 
 def at_rate(kind: FaultKind, faults: float, *, run_s: float, gpus: int) -> FaultKind:
@@ -105,9 +111,10 @@ def at_rate(kind: FaultKind, faults: float, *, run_s: float, gpus: int) -> Fault
 
 @st.composite
 def fault_lists(draw: st.DrawFn, *, run_s: float, gpus: int) -> Faults:
-    kinds = draw(st.lists(st.sampled_from(KINDS), unique=True, max_size=2))
+    drawn_from = st.sampled_from(KINDS) | st.sampled_from(CATALOGUED)
+    kinds = draw(st.lists(drawn_from, unique_by=lambda kind: kind.name, max_size=3))
     return Faults(
-        injected=tuple(draw(st.lists(injected_faults(run_s=run_s, gpus=gpus), max_size=2))),
+        injected=tuple(draw(st.lists(injected_faults(run_s=run_s, gpus=gpus), max_size=3))),
         drawn=tuple(
             at_rate(kind, draw(st.sampled_from((0.5, 2.0))), run_s=run_s, gpus=gpus)
             for kind in kinds

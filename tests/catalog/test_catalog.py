@@ -279,7 +279,7 @@ def test_gated_and_plain_feed_forwards_are_both_there():
     assert kinds == {True, False}
 
 
-# --- datasets, faults
+# --- datasets
 
 
 @pytest.mark.parametrize("name", catalog.names("dataset"))
@@ -289,12 +289,6 @@ def test_datasets_are_plausible(name):
     assert 0.4 < data.loss_scale < 1.2
     assert 5.0 <= data.noise_c <= 15.0
     assert 0.0 <= data.validation_gap <= 0.5
-
-
-def test_a_gpu_off_the_bus_is_found_by_the_watchdog():
-    fault = catalog.fault_kind("Xid 79")
-    assert (fault.name, fault.xid, fault.detection) == ("gpu-off-bus", 79, "watchdog")
-    assert fault.rate_per_1000_gpu_days == 0.07
 
 
 # --- clusters

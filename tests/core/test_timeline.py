@@ -17,11 +17,11 @@ from ghosttrain.core.events import (
     RunFinished,
     ShardWritten,
 )
-from ghosttrain.core.fleet import physical_nodes
+from ghosttrain.core.fault_draws import draw_faults
 from ghosttrain.core.plan import plan
 from ghosttrain.core.run import simulate
 from ghosttrain.core.spec import Faults, InjectedFault
-from ghosttrain.core.timeline import INIT_PHASES, draw_faults, draw_validations
+from ghosttrain.core.timeline import INIT_PHASES, physical_nodes
 from ghosttrain.core.units import DAY_S
 from tests.strategies import PROCESS_KIND, WATCHDOG_KIND, machine_spec, seeds, specs
 
@@ -124,7 +124,7 @@ def test_a_fault_at_the_very_start_strikes_too():
 
 def test_a_node_that_failed_is_swapped_for_a_spare():
     quiet = simulate(SAVING, 7)
-    run = struck((PROCESS_KIND, quiet.end_s * 0.4, 20), (PROCESS_KIND, quiet.end_s * 3, 20))
+    run = struck((PROCESS_KIND, quiet.end_s * 0.4, 20))
     assert physical_nodes(run.timeline, 8, 1).tolist() == list(range(8))
     assert physical_nodes(run.timeline, 8, 2).tolist() == [0, 1, 8, 3, 4, 5, 6, 7]
 
@@ -179,14 +179,14 @@ def test_fault_rates_are_those_asked_for(seed, gpus):
     spec = machine_spec("gpt-2-124m", "h100-sxm", 8) if gpus == 8 else BASE
     kind = replace(WATCHDOG_KIND, rate_per_1000_gpu_days=10_000 / gpus)  # ten a day
     drawn = list(draw_faults(plan(replace(spec, faults=Faults(drawn=(kind,)))), seed))
-    times = np.array([at_s for at_s, _, _ in drawn])
+    times = np.array([strike.time_s for strike in drawn])
     days = 400
     assert len(times) == pytest.approx(10 * days, abs=5 * (10 * days) ** 0.5)
     assert np.all(np.diff(times) >= 0)
     assert times[-1] <= days * DAY_S
     gaps = np.diff(times)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)  # exponential
-    assert {gpu for _, _, gpu in drawn} == set(range(gpus))
+    assert {strike.gpu for strike in drawn} == set(range(gpus))
 
 
 def test_rare_faults_cost_no_time_to_draw():
@@ -198,8 +198,11 @@ def test_rare_faults_cost_no_time_to_draw():
 
 @given(spec=specs(faults=False), seed=seeds)
 def test_the_best_validation_is_the_best_so_far(spec, seed):
-    v = draw_validations(plan(spec), seed)
-    assert list(v.best) == list(itertools.accumulate(v.loss, min))
-    assert v.improved[0]
-    for i, (best, before) in enumerate(itertools.pairwise(v.best), 1):
-        assert v.improved[i] == (before < best or v.loss[i] < v.best[i - 1])
+    made = simulate(spec, seed).timeline.validated
+    losses = [v.loss for v in made if v.loss is not None]
+    assert len(losses) == len(made)
+    best = list(itertools.accumulate(losses, min))
+    assert [v.best for v in made] == best
+    assert [v.improved for v in made] == [
+        i == 0 or loss < best[i - 1] for i, loss in enumerate(losses)
+    ]

@@ -22,6 +22,8 @@ from ghosttrain.core.events import (
     EpochCompleted,
     FaultOccurred,
     FleetSampled,
+    IncidentLabelled,
+    MessageLogged,
     Phase,
     RunAborted,
     RunFinished,
@@ -32,13 +34,17 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WatchdogTimedOut,
 )
+from ghosttrain.core.fault_draws import draw_faults
+from ghosttrain.core.history import draw_timeline
+from ghosttrain.core.laws.faults import LOSS_EFFECTS
 from ghosttrain.core.plan import plan
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Faults, InjectedFault
 from ghosttrain.core.steps import StepColumns
-from ghosttrain.core.timeline import INIT_PHASES, draw_faults, draw_timeline
+from ghosttrain.core.timeline import INIT_PHASES
 from tests.rows import Row, event_rows, fleet_row, rows_of
 from tests.strategies import (
+    CATALOGUED,
     KINDS,
     LOADS,
     MACHINES,
@@ -52,7 +58,7 @@ from tests.strategies import (
     specs,
 )
 
-# Order of the kinds of rows at equal times: what ends, its results, then what begins.
+# Order of the kinds of rows at equal times: what ends, its results, what is told, what begins.
 FIXED_ORDER = (
     "step",
     "collective",
@@ -65,13 +71,15 @@ FIXED_ORDER = (
     "AllReduceTested",
     "ValidationCompleted",
     "CheckpointSaved",
-    "WatchdogTimedOut",
-    "RunAborted",
     "RunRestarted",
     "RunStarted",
     "PhaseStarted",
     "TrainingStarted",
+    "WatchdogTimedOut",
     "FaultOccurred",
+    "MessageLogged",
+    "IncidentLabelled",
+    "RunAborted",
     "PhaseStarted hang",
     "PhaseStarted down",
     "RunFinished",
@@ -197,7 +205,7 @@ def test_a_fault_leaves_everything_before_it_as_it_was(spec, seed, data):
     whole = everything(run)
     at_s = max(0.0, data.draw(moments(run, [row.time_s for row in whole])))
     gpu = data.draw(st.none() | st.integers(0, spec.cluster.gpus - 1))
-    fault = InjectedFault(data.draw(st.sampled_from(KINDS)), at_s, gpu)
+    fault = InjectedFault(data.draw(st.sampled_from((*KINDS, *CATALOGUED))), at_s, gpu)
     faults = replace(spec.faults, injected=(*spec.faults.injected, fault))
     changed = simulate(replace(spec, faults=faults), seed)
     assert before(everything(changed), at_s) == before(whole, at_s)
@@ -207,12 +215,24 @@ def test_a_fault_leaves_everything_before_it_as_it_was(spec, seed, data):
 def test_a_fault_within_the_run_strikes_when_and_where_it_was_asked(spec, seed, data):
     run = simulate(spec, seed)
     fault = data.draw(injected_faults(run_s=run.end_s * 0.9, gpus=spec.cluster.gpus))
+    assume(not fault.at_step)
     changed = simulate(replace(spec, faults=Faults(injected=(fault,))), seed)
     struck = [e for e in changed.events(0, math.inf) if isinstance(e, FaultOccurred)]
     if fault.at_s < run.end_s:
         assert [e.time_s for e in struck] == [fault.at_s]
-        assert struck[0].gpu == fault.gpu or fault.gpu is None
-        assert struck[0].node == struck[0].gpu // spec.cluster.gpus_per_node
+        event = struck[0]
+        assert event.node == event.gpu // spec.cluster.gpus_per_node
+        assert fault.gpu is None or event.gpu <= fault.gpu < event.gpu + event.gpus
+
+
+@given(spec=specs(faults=False, limited=False), seed=seeds, data=st.data())
+def test_a_fault_asked_for_by_step_comes_while_that_step_is_in_progress(spec, seed, data):
+    kind = data.draw(st.sampled_from((*KINDS, *CATALOGUED)))
+    step = data.draw(st.integers(1, spec.recipe.total_steps))
+    fault = InjectedFault(kind, at_step=step)
+    changed = simulate(replace(spec, faults=Faults(injected=(fault,))), seed)
+    struck = [e for e in changed.events(0, math.inf) if isinstance(e, FaultOccurred)]
+    assert [e.step for e in struck] == [step - 1]
 
 
 @given(spec=specs(faults=True), seed=seeds)
@@ -278,7 +298,7 @@ def test_a_further_fault_kind_changes_no_other_draws(spec, seed):
     alone = planned(replace(spec, faults=Faults(drawn=(often[0],))))
     first = list(itertools.islice(draw_faults(alone, seed), 50))
     mixed = itertools.islice(draw_faults(both, seed), 400)
-    assert [fault for fault in mixed if fault[1] == often[0]][:50] == first
+    assert [fault for fault in mixed if fault.kind == often[0]][:50] == first
     one, other = (Run(p, draw_timeline(plain, seed), seed) for p in (plain, both))
     assert everything(one)[:-1] == everything(other)[:-1]
 
@@ -397,7 +417,9 @@ def test_steps_are_the_rows_that_finally_counted(spec, seed, data):
 @given(spec=specs(faults=True), seed=seeds)
 def test_replayed_steps_have_the_same_loss_and_gradient_norm(spec, seed):
     seen: dict[int, tuple[float, float, float]] = {}
-    for event in simulate(spec, seed).events(0.0, math.inf):
+    run = simulate(spec, seed)
+    assume(not any(effect.effect in LOSS_EFFECTS for effect in run.timeline.effects))
+    for event in run.events(0.0, math.inf):
         if isinstance(event, StepsCompleted):
             columns = (event.loss, event.grad_norm, event.learning_rate)
             for step, *values in zip(
@@ -442,12 +464,13 @@ def test_the_story_of_a_fault_is_told_in_order(run):
     kinds = [row.kind for row in story if row.kind != "step" or row.time_s > fault.time_s]
     kinds = kinds[kinds.index("FaultOccurred") :]
     hang_samples = 10
-    assert kinds[: 2 + hang_samples] == [
+    assert kinds[: 3 + hang_samples] == [
         "FaultOccurred",
+        "MessageLogged",
         "PhaseStarted hang",
         *["fleet"] * hang_samples,
     ]
-    rest = kinds[2 + hang_samples :]
+    rest = [kind for kind in kinds[3 + hang_samples :] if kind != "MessageLogged"]
     assert rest[:6] == [
         "PhaseEnded hang",
         "WatchdogTimedOut",
@@ -456,6 +479,8 @@ def test_the_story_of_a_fault_is_told_in_order(run):
         "PhaseEnded down",
         "RunRestarted",
     ]
+    down = kinds[kinds.index("PhaseStarted down") : kinds.index("PhaseEnded down")]
+    assert down.count("MessageLogged") >= 5  # watchdogs, agent, scheduler, operators
     phases = [kind.removeprefix("PhaseEnded ") for kind in rest[6:] if "PhaseEnded" in kind]
     assert phases[: len(INIT_PHASES)] == [phase.value for phase in INIT_PHASES]
     assert kinds.index("TrainingStarted") < kinds.index("step")
@@ -492,6 +517,39 @@ def test_every_fault_number_is_told_once_and_in_order(spec, seed):
     faults = [e for e in run.events(0.0, math.inf) if isinstance(e, FaultOccurred)]
     assert [e.fault for e in faults] == list(range(1, len(faults) + 1))
     assert len(run.timeline.incidents) == len(faults)
+
+
+@given(spec=specs(faults=True), seed=seeds)
+def test_every_fault_is_labelled_once_and_after_it_began(spec, seed):
+    run = simulate(spec, seed)
+    events = list(run.events(0.0, math.inf))
+    began = {e.fault: e for e in events if isinstance(e, FaultOccurred)}
+    labels = [e for e in events if isinstance(e, IncidentLabelled)]
+    assert sorted(e.incident for e in labels) == sorted(began)
+    for label in labels:
+        fault = began[label.incident]
+        assert (label.onset_s, label.kind) == (fault.time_s, fault.kind)
+        order = (label.onset_s, label.detected_s, label.mitigated_s, label.cleared_s)
+        known = [time_s for time_s in order if time_s is not None]
+        assert known == sorted(known)
+        assert known[-1] <= label.time_s <= run.end_s
+        assert 0 <= label.lost_s <= run.end_s
+        assert all(fault.time_s <= at_s for _, at_s in label.signals)
+
+
+@given(spec=specs(faults=True), seed=seeds)
+def test_messages_are_of_a_fault_that_has_begun(spec, seed):
+    began: set[int] = set()
+    gpus, per_node = spec.cluster.gpus, spec.cluster.gpus_per_node
+    for event in simulate(spec, seed).events(0.0, math.inf):
+        if isinstance(event, FaultOccurred):
+            began.add(event.fault)
+        elif isinstance(event, MessageLogged):
+            assert event.fault in began
+            assert event.ranks >= 1
+            if event.rank is not None:
+                assert 0 <= event.rank < gpus
+                assert event.node == event.rank // per_node
 
 
 # The timeline's own laws.

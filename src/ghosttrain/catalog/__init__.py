@@ -7,7 +7,7 @@ Each kind is a TOML file with a source in every row. A name is looked up forgivi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
@@ -31,6 +31,7 @@ from ghosttrain.core.spec import (
 
 __all__ = [
     "ClusterPreset",
+    "Interruptions",
     "Kind",
     "Selection",
     "cluster",
@@ -45,6 +46,8 @@ __all__ = [
     "models",
     "named_cluster",
     "names",
+    "published_interruptions",
+    "realistic_faults",
     "stack",
     "tokenizer",
 ]
@@ -65,7 +68,37 @@ _FILES: Final[Mapping[Kind, str]] = MappingProxyType(
     }
 )
 
+_INTERRUPTIONS: Final = "interruptions.toml"
+_PUBLISHED_RUN, _AMPERE_CLUSTER = "llama-3-405b", "rsc-1"  # their totals there
+_AMPERE_AND_OLDER: Final = ("Ampere", "Turing", "Volta")
+# What only NVIDIA's GPUs have a part for, besides NVLink.
+_NVIDIA_ONLY: Final = ("gsp-timeout",)
+
 _Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True, slots=True)
+class Interruptions:
+    """What interrupted a published run of Hopper GPUs, and how often.
+
+    Attributes:
+        counts: Interruptions by cause, as published.
+        groups: The same by group of causes; `FaultKind.published` names one.
+        total: All of them, as published.
+        gpu_days: GPUs times days.
+        ampere_rates: Rate of each group on Ampere, per 1,000 GPU-days: what is known of a cause is
+            fixed, the others share what the total of a cluster of A100 leaves, in proportion.
+    """
+
+    counts: Mapping[str, int]
+    groups: Mapping[str, int]
+    total: int
+    gpu_days: int
+    ampere_rates: Mapping[str, float]
+
+    def rate_per_1000_gpu_days(self, group: str) -> float:
+        """Rate of a group of causes on Hopper."""
+        return self.groups[group] * 1000 / self.gpu_days
 
 
 def names(kind: Kind, selection: Selection = "mixed") -> list[str]:
@@ -118,7 +151,46 @@ def fabric(name: str) -> Fabric:
 
 def fault_kind(name: str) -> FaultKind:
     """The fault kind of that name."""
-    return _load(FaultKind, "fault", key("fault", name))
+    return _fault_kind(key("fault", name))
+
+
+def realistic_faults(gpu: Gpu) -> tuple[FaultKind, ...]:
+    """The kinds that strike such a GPU by themselves, each at its rate there.
+
+    On Ampere and before the rate is the one published for A100. Links fail by their generation,
+    Xids are NVIDIA's. A kind that only comes when it is asked for is not among them.
+    """
+    found = (_on_gpu(_fault_kind(name), gpu) for name in names("fault"))
+    return tuple(kind for kind in found if kind is not None and kind.rate_per_1000_gpu_days > 0)
+
+
+@cache
+def published_interruptions() -> Interruptions:
+    """The published interruptions that the rates of the fault kinds rest on."""
+    table = {name: rows.row(_INTERRUPTIONS, name) for name in rows.index(_INTERRUPTIONS)}
+    causes = {name: row for name, row in table.items() if "group" in row}
+    totals, ampere = table[_PUBLISHED_RUN], table[_AMPERE_CLUSTER]
+    gpu_days: int = totals["gpus"] * totals["days"]
+    ampere_total = ampere["per_1000_node_days"] / ampere["gpus_per_node"]
+    groups: dict[str, int] = {}
+    ratios: dict[str, float] = {}
+    for cause in causes.values():
+        group = cause["group"]
+        groups[group] = groups.get(group, 0) + cause["interruptions"]
+        if "ampere_mtbe_ratio" in cause:
+            ratios[group] = cause["ampere_mtbe_ratio"]
+    known = {group: groups[group] * 1000 / gpu_days / ratio for group, ratio in ratios.items()}
+    left = ampere_total - sum(known.values())
+    others = sum(count for group, count in groups.items() if group not in known)
+    return Interruptions(
+        counts=MappingProxyType({name: cause["interruptions"] for name, cause in causes.items()}),
+        groups=MappingProxyType(groups),
+        total=totals["interruptions"],
+        gpu_days=gpu_days,
+        ampere_rates=MappingProxyType(
+            {group: known.get(group, left * count / others) for group, count in groups.items()}
+        ),
+    )
 
 
 def stack(name: str) -> Stack:
@@ -206,6 +278,33 @@ def _load(record: type[_Record], kind: Kind, found: str, **changes: Any) -> _Rec
     """The record of a row, named by its key unless the row has a name to show."""
     values = {"name": found, **rows.row(_FILES[kind], found), **changes}
     return rows.record(record, values)
+
+
+@cache
+def _fault_kind(found: str) -> FaultKind:
+    values = {"name": found, **rows.row(_FILES["fault"], found)}
+    values["xids"] = tuple(values.get("xids", ()))
+    if group := values.get("published"):
+        table = published_interruptions()
+        share = values.pop("published_count") / table.groups[group]
+        values["rate_per_1000_gpu_days"] = share * table.rate_per_1000_gpu_days(group)
+        values["ampere_rate_per_1000_gpu_days"] = share * table.ampere_rates[group]
+    return rows.record(FaultKind, values)
+
+
+def _on_gpu(kind: FaultKind, gpu: Gpu) -> FaultKind | None:
+    """The kind as it strikes such a GPU; None if it cannot."""
+    is_nvidia = gpu.vendor == "NVIDIA"
+    if kind.family == "nvlink":
+        is_newer_link = gpu.arch == "Blackwell"
+        if not is_nvidia or not gpu.nvlink_gbs or (kind.name == "nvlink5-error") != is_newer_link:
+            return None
+    if not is_nvidia:
+        return None if kind.name in _NVIDIA_ONLY else replace(kind, xids=())
+    ampere = kind.ampere_rate_per_1000_gpu_days
+    if gpu.arch in _AMPERE_AND_OLDER and ampere >= 0:
+        return replace(kind, rate_per_1000_gpu_days=ampere)
+    return kind
 
 
 @cache

@@ -8,6 +8,7 @@ Shapes: S = steps in the event, K = samples, G = GPUs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ghosttrain.core.laws.faults import ActiveEffect, ActiveSign
 from ghosttrain.core.laws.network import Collective
 from ghosttrain.core.plan import Plan
 
@@ -105,15 +107,36 @@ class TrainingStarted:
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the GPUs are under while a stretch of the run lasts.
+
+    Attributes:
+        phase: What they do (hung beside training: what they did when the fault struck).
+        since_s: Start of the stretch.
+        effects: Effects of faults in force.
+        signs: Counters and marks that faults have moved by then.
+    """
+
+    phase: Phase
+    since_s: float
+    effects: tuple[ActiveEffect, ...] = ()
+    signs: tuple[ActiveSign, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FleetSamples:
     """The GPUs at some moments, in columns.
+
+    What else their telemetry says follows from these and the conditions: see `signals.py`.
 
     Attributes:
         step: Last completed step at each sample, shape (K,).
         time_s: Moment of each sample, shape (K,).
         util_pct, temp_c, memory_gib, power_w: float32, shape (K, G).
         lost: Indices of GPUs that do not answer; their values are 0.
+        step_time_s: Length of the step each sample was taken in, 0 outside steps, shape (K,).
+        conditions: What each sample was taken under, K of them.
     """
 
     step: I64
@@ -122,7 +145,9 @@ class FleetSamples:
     temp_c: F32
     memory_gib: F32
     power_w: F32
-    lost: tuple[int, ...] = ()
+    lost: tuple[int, ...]
+    step_time_s: F64
+    conditions: tuple[Condition, ...]
 
     def part(self, start: int, stop: int) -> FleetSamples:
         """Samples [start, stop)."""
@@ -135,6 +160,8 @@ class FleetSamples:
             self.memory_gib[at],
             self.power_w[at],
             self.lost,
+            self.step_time_s[at],
+            self.conditions[at],
         )
 
 
@@ -251,6 +278,8 @@ def _join_fleets(parts: Sequence[FleetSamples]) -> FleetSamples:
         memory_gib=np.concatenate([p.memory_gib for p in parts]),
         power_w=np.concatenate([p.power_w for p in parts]),
         lost=parts[0].lost,
+        step_time_s=np.concatenate([p.step_time_s for p in parts]),
+        conditions=tuple(itertools.chain.from_iterable(p.conditions for p in parts)),
     )
 
 
@@ -339,12 +368,15 @@ class CheckpointSaved:
     path: str
     size_bytes: int
     duration_s: float
-    reason: Literal["improved", "interval"]
+    reason: Literal["improved", "interval", "asked"]
 
 
 @dataclass(frozen=True, slots=True)
 class FaultOccurred:
-    """A cause: fault number `fault` (1, 2, ...) of `kind` at one GPU of one node."""
+    """A cause: fault number `fault` (1, 2, ...) of `kind`, at `gpus` GPUs from `gpu` on.
+
+    `xid` is the first the kernel logs, 0 for none; `severity` is in the unit of its effect.
+    """
 
     time_s: float
     fault: int
@@ -352,24 +384,103 @@ class FaultOccurred:
     xid: int
     node: int
     gpu: int
+    gpus: int
+    severity: float
     step: int
     attempt: int
 
 
+class MessageKind(StrEnum):
+    """What some part of the machine writes when something is wrong; who writes it stands first."""
+
+    XID = "kernel_xid"  # code: the Xid; value: the one before it, 0 for none
+    OOM_KILL = "kernel_oom_kill"
+    PANIC = "kernel_panic"
+    LINK_DOWN = "kernel_link_down"  # the driver of the node's NIC; likewise up
+    LINK_UP = "kernel_link_up"
+    THROTTLE = "kernel_thermal"  # value: temperature, C
+    NCCL_PORT_ERROR = "nccl_port_error"  # asynchronous event of the rank's NIC
+    NCCL_RETRY_EXCEEDED = "nccl_retry_exceeded"  # completion with status 12; value: peer rank
+    NCCL_SOCKET_CLOSED = "nccl_socket_closed"  # value: peer rank
+    CUDA_ERROR = "torch_cuda_error"  # code: the Xid behind it
+    CUDA_OOM = "torch_cuda_oom"
+    NCCL_ABORTED = "torch_nccl_aborted"  # peers of a rank that is gone
+    WATCHDOG_STATUS = "torch_watchdog_status"  # value: the collective's sequence number
+    WATCHDOG_TEARDOWN = "torch_watchdog_teardown"
+    DESYNC = "torch_desync"  # value: the sequence number at which operations differ
+    TRACEBACK = "trainer_traceback"  # a Python exception of the training software
+    SIGTERM = "trainer_sigterm"  # the trainer was told to save and end
+    NAN_LOSS = "trainer_nan_loss"
+    STORAGE_FULL = "trainer_storage_full"  # value: bytes of the checkpoint
+    STORAGE_SLOW = "trainer_storage_slow"  # value: seconds the save took
+    CHECKPOINT_CORRUPT = "trainer_checkpoint_corrupt"  # value: its step
+    ROLLBACK = "trainer_rollback"  # value: batches that are skipped
+    AGENT_SIGTERM = "agent_sigterm"  # torchrun ends the workers that are left
+    AGENT_FAILED = "agent_failed"  # code: exit code
+    AGENT_SUMMARY = "agent_summary"  # code: exit code
+    NODE_FAILED = "scheduler_node_failed"
+    TASK_EXITED = "scheduler_task_exited"  # code: exit code
+    STEP_CANCELLED = "scheduler_step_cancelled"
+    PREEMPTED = "scheduler_preempted"
+    OPERATOR_NOTICED = "operator_noticed"  # value: seconds since the onset
+    OPERATOR_EXCLUDED = "operator_excluded"
+    OPERATOR_REPAIRED = "operator_repaired"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageLogged:
+    """A line some part of the machine writes: of one rank, of a node, or of the job.
+
+    Attributes:
+        fault: Number of the fault behind it (0: none). No part of the line.
+        step: Last completed step.
+        node: Node of the ranks that writes it, or that it is about.
+        rank: Who writes it, None where it is no rank.
+        ranks: How many ranks (or nodes, where rank is None) write the same, this one first.
+        spread_s: Within which time they do.
+        code: Xid or exit code, 0 for none.
+        value: By the kind.
+        spares: (node, physical node) of all places that spares have taken by then.
+    """
+
+    time_s: float
+    message: MessageKind
+    fault: int
+    step: int
+    attempt: int
+    node: int
+    rank: int | None
+    ranks: int = 1
+    spread_s: float = 0.0
+    code: int = 0
+    value: float = 0.0
+    spares: tuple[tuple[int, int], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class WatchdogTimedOut:
-    """The ranks that waited for `rank` in collective number `sequence` gave up."""
+    """The ranks that waited for `rank` in collective number `sequence` gave up.
+
+    `reporter` is the first of them, the last follows `spread_s` later. `spares`: as in
+    MessageLogged.
+    """
 
     time_s: float
     fault: int
     attempt: int
     step: int
     rank: int
+    reporter: int
     waiting_ranks: int
+    spread_s: float
     sequence: int
     operation: str
     elements: int
     timeout_s: float
+    spares: tuple[tuple[int, int], ...] = ()
+
+
+AbortReason = Literal["fault", "maintenance", "preempted", "operator", "rollback"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,18 +492,62 @@ class RunAborted:
     fault: int
     step: int
     checkpoint_step: int
+    reason: AbortReason
 
 
 @dataclass(frozen=True, slots=True)
 class RunRestarted:
-    """Attempt `attempt` is launched from `step`; `node` was swapped for a spare."""
+    """Attempt `attempt` is launched from `step`; `node` was swapped for a spare, None: none was.
+
+    `skipped_batches` of the data are left out from here on.
+    """
 
     time_s: float
     attempt: int
     step: int
     lost_steps: int
     downtime_s: float
+    node: int | None
+    skipped_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentLabelled:
+    """Ground truth of a fault that is over, or that the end of the run met.
+
+    Attributes:
+        incident: The fault's number.
+        kind: Its name in the catalogue: the class to be found.
+        entity: What broke, in words: "gpu 17", "node 2", "rack 1", "fabric", "storage", "job".
+        first_rank, ranks: The ranks there; all of them for what all share.
+        onset_s: When it began.
+        signals: When which signal first showed it, (name, run time), in order of time.
+        detected_s: When the run or its operators noticed, None: never.
+        mitigated_s: When the cause was gone: node swapped, effect over; None: never.
+        cleared_s: When the run was back where it had been, None: never.
+        steps_lost: Steps that were done again.
+        lost_s: Time lost to it: hang, downtime, launch, replay, and what steps took longer.
+        benign: Whether nothing need be done: a lookalike.
+    """
+
+    time_s: float
+    incident: int
+    kind: str
+    family: str
+    scope: str
+    entity: str
     node: int
+    first_rank: int
+    ranks: int
+    severity: float
+    onset_s: float
+    signals: tuple[tuple[str, float], ...]
+    detected_s: float | None
+    mitigated_s: float | None
+    cleared_s: float | None
+    steps_lost: int
+    lost_s: float
+    benign: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,9 +617,11 @@ Event = (
     | ValidationCompleted
     | CheckpointSaved
     | FaultOccurred
+    | MessageLogged
     | WatchdogTimedOut
     | RunAborted
     | RunRestarted
+    | IncidentLabelled
     | ShardWritten
     | RunFinished
 )

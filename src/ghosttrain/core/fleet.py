@@ -8,13 +8,21 @@ the motion of the step; slow drift and white noise are its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ghosttrain.core.events import FleetSamples, Phase
+from ghosttrain.core.events import Condition, FleetSamples, Phase
+from ghosttrain.core.laws.faults import (
+    COMPUTE_EFFECTS,
+    HEAT_EFFECTS,
+    ActiveEffect,
+    felt_share,
+    slowed_level,
+    waiting_level,
+)
 from ghosttrain.core.laws.memory import CONTEXT_GIB
 from ghosttrain.core.laws.pace import WARM_INLET, PaceClock
 from ghosttrain.core.laws.thermal import (
@@ -27,7 +35,8 @@ from ghosttrain.core.laws.thermal import (
 )
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.rng import Stream, normal_table
-from ghosttrain.core.timeline import Span, Timeline
+from ghosttrain.core.slowdown import Slowdown
+from ghosttrain.core.timeline import Span, Timeline, lost_gpus, physical_nodes
 from ghosttrain.core.units import DAY_S
 
 F32 = NDArray[np.float32]
@@ -87,6 +96,7 @@ class FleetSource:
         self._drift = Stream(seed, "fleet.drift")
         self._traits = Stream(seed, "fleet.traits")
         self._nodes = Stream(seed, "fleet.nodes")
+        self._slowdown = Slowdown(plan)
         self._words = -(-self.gpus // 4) * 4  # words with a lane to spare for every GPU
         self._noise_words = -(-_NOISY * self.gpus // 16) * 4  # of a sample, whole counters
         self.training_w = training_power_w(spec.gpu, plan.step_time)
@@ -105,24 +115,30 @@ class FleetSource:
             factors: Their pace factors times the span's, shape (K,).
         """
         ordinals = span.ordinal + numbers
-        samples = self._empty(span.step + numbers + 1, end_s)
+        step_time_s = factors * self.plan.step_time.total_s
+        samples = self._empty(span.step + numbers + 1, end_s, step_time_s, self._condition(span))
         heat = self._heat(end_s)
         common = self._common_inlet(end_s)
         # A longer step is longer by waiting: the work in it is the same.
-        pace = (0.3 + 0.7 / factors).astype(np.float32)
+        pace = waiting_level(factors).astype(np.float32)
         swing = self._swing(ordinals)
         warmth = self._warmth(ordinals)
         rows = max(1, _CHUNK_BYTES // (4 * self.gpus))
         for start in range(0, len(ordinals), rows):
             part = slice(start, start + rows)
             self._fill(samples, part, ordinals, span, heat, common, pace, swing, warmth)
+        for effect in self._recent_effects(end_s):
+            self._heat_apart(samples, effect, span.attempt, heat)
+        for effect in self.timeline.effects_of(span):
+            self._work_apart(samples, effect, span, factors)
         return samples
 
     def outside_steps(self, span: Span, time_s: float) -> FleetSamples:
         """One sample at a moment of a span that is no training span."""
         at = np.array([time_s])
-        samples = self._empty(np.array([span.step]), at)
-        doing = self._doing(span)
+        condition = self._condition(span)
+        samples = self._empty(np.array([span.step]), at, np.zeros(1), condition)
+        doing = condition.phase
         level, (util, held) = PHASE_LEVELS[doing], _PHASES[doing]
         gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
         z = normal_table().take(self._idle_noise.lanes(int(time_s) * self._words, self._words))
@@ -132,11 +148,13 @@ class FleetSource:
         wander = 1.5 if 0 < util < 100 else 0.0
         samples.util_pct[0] = np.clip(util + wander * z[: self.gpus, 1], 0, 100)
         self._memory(samples.memory_gib[0], traits, held)
-        heat = float(self._heat(at)[0])
+        heat = self._heat(at)
         inlet = float(self._common_inlet(at)[0])
-        warm = gpu.loaded_idle_w + heat * traits.dynamic_w
+        warm = gpu.loaded_idle_w + float(heat[0]) * traits.dynamic_w
         samples.temp_c[0] = inlet + traits.inlet_c + traits.ohm_c_per_w * warm
         samples.temp_c[0] += 0.3 * z[: self.gpus, 2]
+        for effect in self._recent_effects(at):
+            self._heat_apart(samples, effect, span.attempt, heat)
         return self._without_lost(samples, span)
 
     def _doing(self, span: Span) -> Phase:
@@ -155,14 +173,85 @@ class FleetSource:
         extra = event[0, node] if event is not None else 0.0
         return usual + float(extra), usual
 
+    def peak_memory_gib(self) -> float:
+        """The most that a GPU held in the run; spares have memory of their own."""
+        spans, context = self.timeline.spans, np.float32(CONTEXT_GIB)
+        if trained := {s.attempt for s in spans if s.phase is Phase.TRAINING}:
+            return max(float(self.traits(a).memory_gib.max()) for a in trained)
+        held = max(_PHASES[span.phase][1] for span in spans[:-1])
+        return float(context + held * (self.traits(1).memory_gib.max() - context))
+
     def mean_power_w(self, span: Span) -> float:
         """Mean power of a GPU over a span."""
-        return phase_power_w(self.plan.spec.gpu, self.training_w, self._doing(span))
+        gpu, doing = self.plan.spec.gpu, self._doing(span)
+        if doing is not Phase.TRAINING:
+            return phase_power_w(gpu, self.training_w, doing)
+        dynamic = self.training_w - gpu.loaded_idle_w
+        return gpu.loaded_idle_w + self._level(span) * dynamic
 
-    def _empty(self, step: I64, time_s: F64) -> FleetSamples:
+    def _level(self, span: Span) -> float:
+        """Power of most GPUs in a span, between loaded idle (0) and undisturbed training (1)."""
+        doing = self._doing(span)
+        level = max(0.0, PHASE_LEVELS[doing])
+        return level * float(waiting_level(span.slow)) if doing is Phase.TRAINING else level
+
+    def _condition(self, span: Span) -> Condition:
+        timeline = self.timeline
+        effects, signs = timeline.effects_of(span), timeline.signs_of(span)
+        return Condition(self._doing(span), span.start_s, effects, signs)
+
+    def _empty(
+        self, step: I64, time_s: F64, step_time_s: F64, condition: Condition
+    ) -> FleetSamples:
         # One allocation: from 4 MiB on NumPy asks for huge pages, which are cheaper to touch.
         util, temp, memory, power = np.empty((4, len(step), self.gpus), np.float32)
-        return FleetSamples(step, time_s, util, temp, memory, power)
+        conditions = (condition,) * len(step)
+        return FleetSamples(step, time_s, util, temp, memory, power, (), step_time_s, conditions)
+
+    # GPUs that a fault sets apart.
+
+    def _recent_effects(self, time_s: F64) -> list[ActiveEffect]:
+        """Effects on the work or the cooling of some GPUs in the last ten minutes."""
+        indices = sorted({i for span in self._near(time_s) for i in span.effects})
+        effects = [self.timeline.effects[i] for i in indices]
+        return [effect for effect in effects if effect.effect in COMPUTE_EFFECTS]
+
+    def _work_apart(
+        self, samples: FleetSamples, effect: ActiveEffect, span: Span, factors: F64
+    ) -> None:
+        """Power of GPUs whose kernels take longer: a lower clock, and less to wait for."""
+        if effect.effect not in COMPUTE_EFFECTS:
+            return
+        gpu, at = self.plan.spec.gpu, slice(effect.first_gpu, effect.first_gpu + effect.gpus)
+        severity = effect.stretch_level(span.start_s)
+        extra = self._slowdown.kernel_extra(effect.effect, severity)
+        more = slowed_level(extra, factors) - waiting_level(factors)
+        dynamic = self.traits(span.attempt).dynamic_w[at]
+        samples.power_w[:, at] += more.astype(np.float32)[:, None] * dynamic
+        if effect.effect == "power-cap":
+            cap = np.float32((1 - severity) * gpu.tdp_w)
+            np.minimum(samples.power_w[:, at], cap, out=samples.power_w[:, at])
+
+    def _heat_apart(
+        self, samples: FleetSamples, effect: ActiveEffect, attempt: int, heat: F64
+    ) -> None:
+        """Temperature of GPUs that draw another power than most, or are cooled worse."""
+        gpu, traits = self.plan.spec.gpu, self.traits(attempt)
+        at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
+        ohm, dynamic = traits.ohm_c_per_w[at], traits.dynamic_w[at]
+        own = self._heat(samples.time_s, effect)
+        temp = samples.temp_c[:, at]
+        temp += (own - heat).astype(np.float32)[:, None] * ohm * dynamic
+        if effect.effect not in HEAT_EFFECTS:
+            return
+        grown = np.array([effect.level(min(t, effect.until_s)) for t in samples.time_s.tolist()])
+        grown *= felt_share(samples.time_s, effect.since_s, effect.until_s)
+        if effect.effect == "hot-air":
+            temp += grown.astype(np.float32)[:, None]
+        else:
+            watts = np.float32(gpu.loaded_idle_w) + own.astype(np.float32)[:, None] * dynamic
+            temp += grown.astype(np.float32)[:, None] * ohm * watts
+        np.minimum(temp, np.float32(gpu.slowdown_c), out=temp)  # there it throttles itself
 
     def _fill(
         self,
@@ -288,16 +377,35 @@ class FleetSource:
     def _launch_ordinal(self, span: Span) -> int:
         return min(s.ordinal for s in self.timeline.spans if s.attempt == span.attempt)
 
-    def _heat(self, time_s: F64) -> F64:
-        """Power level the temperatures have come to, from the spans of the last ten minutes."""
-        spans = self.timeline.spans
+    def _near(self, time_s: F64) -> tuple[Span, ...]:
+        """Spans of the ten minutes before the first moment, and up to the last."""
         first = self.timeline.index_at(float(time_s[0]) - MEMORY_OF_HEAT_S)
         last = self.timeline.index_at(float(time_s[-1]))
-        near = spans[first : last + 1]
-        levels = np.array([max(0.0, PHASE_LEVELS[self._doing(s)]) for s in near])
+        return self.timeline.spans[first : last + 1]
+
+    def _heat(self, time_s: F64, effect: ActiveEffect | None = None) -> F64:
+        """Power level the temperatures have come to, from the spans of the last ten minutes.
+
+        With an `effect`, that of the GPUs it sets apart.
+        """
+        near = self._near(time_s)
+        levels = np.array([self._level_under(span, effect) for span in near])
         starts = np.array([s.start_s for s in near])
         ends = np.array([s.end_s for s in near])
         return heat_level(time_s, starts, ends, levels)
+
+    def _level_under(self, span: Span, effect: ActiveEffect | None) -> float:
+        """Power level in a span of most GPUs, or of those an effect sets apart."""
+        is_apart = (
+            effect is not None
+            and span.phase is Phase.TRAINING
+            and effect in (self.timeline.effects_of(span))
+        )
+        if effect is None or not is_apart:
+            return self._level(span)
+        severity = effect.stretch_level(span.start_s)
+        extra = self._slowdown.kernel_extra(effect.effect, severity)
+        return float(slowed_level(extra, span.slow))
 
     def _common_inlet(self, time_s: F64) -> F64:
         """Inlet temperature common to all nodes: warmest in the afternoon."""
@@ -328,15 +436,7 @@ class FleetSource:
         lost = lost_gpus(self.timeline, span)
         for column in (samples.util_pct, samples.temp_c, samples.memory_gib, samples.power_w):
             column[:, list(lost)] = 0.0
-        return FleetSamples(
-            samples.step,
-            samples.time_s,
-            samples.util_pct,
-            samples.temp_c,
-            samples.memory_gib,
-            samples.power_w,
-            lost,
-        )
+        return replace(samples, lost=lost)
 
 
 def _lanes_at(stream: Stream, ordinals: I64, words: int) -> U16:
@@ -348,17 +448,3 @@ def _lanes_at(stream: Stream, ordinals: I64, words: int) -> U16:
     # Drawing what lies between costs less than moving the stream.
     lanes = stream.lanes(first * words, reach * words).reshape(reach, 4 * words)
     return lanes if reach == count else lanes[ordinals - first]
-
-
-def lost_gpus(timeline: Timeline, span: Span) -> tuple[int, ...]:
-    """GPUs that do not answer during `span`: the one that struck, until the node is swapped."""
-    return (timeline.incidents[span.incident - 1].gpu,) if span.incident else ()
-
-
-def physical_nodes(timeline: Timeline, nodes: int, attempt: int) -> I64:
-    """Physical node of each node of the ranks in `attempt`: spares where nodes were swapped."""
-    physical = np.arange(nodes)
-    for incident in timeline.incidents:
-        if incident.attempt < attempt:
-            physical[incident.node] = incident.spare
-    return physical

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ghosttrain.core.errors import PlanError, SpecError
 from ghosttrain.core.laws.architecture import (
@@ -23,11 +25,43 @@ from ghosttrain.core.laws.storage import (
     shard_bytes,
     write_time_s,
 )
-from ghosttrain.core.spec import LOW_PRECISIONS, Layout, Recipe, RunSpec
+from ghosttrain.core.spec import (
+    LOW_PRECISIONS,
+    Effect,
+    InjectedFault,
+    Layout,
+    Recipe,
+    RunSpec,
+)
 from ghosttrain.core.units import GB, GIB, TERA
 
 MAX_GPUS = 1_048_576
 MAX_STEPS = 100_000_000
+MAX_FAULTS = 100_000  # injected ones
+MAX_FAULT_S = 1e9  # onset and duration: 30 years, as for time_limit_s
+# What severities of an effect are possible, in its unit (core/spec.py: Effect). Our choice: wide
+# enough for whatever has been seen, and no run stands still by them (that would be another kind).
+SEVERITIES: Mapping[Effect, tuple[float, float]] = MappingProxyType(
+    {
+        "none": (0.0, 0.0),
+        "slow-compute": (0.0, 10.0),
+        "slow-link": (0.0, 0.99),
+        "late-data": (0.0, 100.0),
+        "stall": (0.0, 86_400.0),
+        "power-cap": (0.0, 0.9),
+        "hot-air": (0.0, 40.0),
+        "weak-cooling": (0.0, 5.0),
+        "loss-spike": (0.0, 20.0),
+        "loss-bump": (0.0, 20.0),
+        "loss-nan": (0.0, 0.0),
+        "divergence": (0.0, 20.0),
+        "corruption": (0.0, 20.0),
+        "slow-storage": (1.0, 1000.0),
+        "slow-validation": (1.0, 1000.0),
+        "full-storage": (0.0, 0.0),
+        "corrupt-checkpoint": (0.0, 0.0),
+    }
+)
 TEST_MESSAGE_BYTES = GIB
 # A launch's warm-up as the timeline draws it: the first step takes 9 s (median of a log-normal)
 # more, the next four 6 %.
@@ -342,15 +376,28 @@ def _refuse_hardware(spec: RunSpec) -> None:
 
 
 def _refuse_faults(spec: RunSpec) -> None:
-    timeout_s, gpus = spec.faults.watchdog_timeout_s, spec.cluster.gpus
+    timeout_s, injected = spec.faults.watchdog_timeout_s, spec.faults.injected
     if not 1.0 <= timeout_s <= 1e6:
         raise SpecError(f"watchdog_timeout_s is {timeout_s:,}; it must be from 1 to 1,000,000")
-    for fault in spec.faults.injected:
-        if not 0.0 <= fault.at_s <= 1e9:
-            raise SpecError(
-                f"{fault.kind.name} at {fault.at_s:,} s: give a moment from 0 to 1,000,000,000 s"
-            )
-        if fault.gpu is not None and not 0 <= fault.gpu < gpus:
-            raise SpecError(
-                f"{fault.kind.name} on GPU {fault.gpu:,}: the run has GPUs 0 to {gpus - 1:,}"
-            )
+    if len(injected) > MAX_FAULTS:
+        raise SpecError(f"{len(injected):,} faults are asked for: {MAX_FAULTS:,} is the most")
+    for fault in injected:
+        _refuse_fault(fault, spec.cluster.gpus)
+
+
+def _refuse_fault(fault: InjectedFault, gpus: int) -> None:
+    name, severity, duration_s = fault.kind.name, fault.severity, fault.duration_s
+    if not 0.0 <= fault.at_s <= MAX_FAULT_S:
+        raise SpecError(f"{name} at {fault.at_s:,} s: give a moment from 0 to {MAX_FAULT_S:,.0f} s")
+    if not 0 <= fault.at_step <= MAX_STEPS:
+        raise SpecError(f"{name} at step {fault.at_step:,}: give a step from 1 to {MAX_STEPS:,}")
+    if fault.gpu is not None and not 0 <= fault.gpu < gpus:
+        raise SpecError(f"{name} on GPU {fault.gpu:,}: the run has GPUs 0 to {gpus - 1:,}")
+    if duration_s is not None and not 0.0 <= duration_s <= MAX_FAULT_S:
+        raise SpecError(
+            f"{name} lasts {duration_s:,} s: give a duration from 0 to {MAX_FAULT_S:,.0f} s"
+        )
+    low, high = SEVERITIES[fault.kind.effect]
+    if severity is not None and not low <= severity <= high:
+        possible = f"give one from {low:,} to {high:,}" if high else "it has none to choose"
+        raise SpecError(f"{name} of severity {severity:,}: {possible}")

@@ -6,13 +6,19 @@ dense exists until someone asks.
 
 from __future__ import annotations
 
+import heapq
 import math
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ghosttrain.core.cascade import Aside, asides
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.events import (
     AllReduceTested,
@@ -20,7 +26,6 @@ from ghosttrain.core.events import (
     CollectiveSamples,
     EpochCompleted,
     Event,
-    FaultOccurred,
     FleetSampled,
     FleetSamples,
     GpusDetected,
@@ -38,9 +43,9 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WarningKind,
     WarningRaised,
-    WatchdogTimedOut,
 )
 from ghosttrain.core.fleet import FleetSource
+from ghosttrain.core.history import draw_timeline
 from ghosttrain.core.laws.loss import next_token_accuracy
 from ghosttrain.core.laws.network import bus_factor
 from ghosttrain.core.laws.pace import BLOCK, LATE_LOADER, SLOW_COLLECTIVE, PaceClock
@@ -54,7 +59,6 @@ from ghosttrain.core.timeline import (
     Incident,
     Span,
     Timeline,
-    draw_timeline,
     expected_init_s,
     pace_clock,
 )
@@ -91,7 +95,7 @@ class Run:
     ) -> None:
         self.plan, self.timeline, self.seed = plan, timeline, seed
         self._pace = pace = pace or pace_clock(plan, seed)
-        self._steps = StepSource(plan, seed, pace)
+        self._steps = StepSource(plan, timeline, seed, pace)
         self._fleet = FleetSource(plan, timeline, seed, pace)
         self._collective_noise = Stream(seed, "collective")
         self._chunk = lru_cache(maxsize=2)(self._compute_chunk)
@@ -154,15 +158,7 @@ class Run:
         factors = columns.step_time_s / self.plan.step_time.total_s
         sample = self._fleet.during_steps(span, np.array([number]), np.array([at_s]), factors)
         done = span.step + number + (1 if at_s >= columns.end_s[0] else 0)
-        return FleetSamples(
-            np.array([done]),
-            sample.time_s,
-            sample.util_pct,
-            sample.temp_c,
-            sample.memory_gib,
-            sample.power_w,
-            sample.lost,
-        )
+        return replace(sample, step=np.array([done]))
 
     def steps(self, first: int, last: int) -> StepColumns:
         """Steps `first` to `last` as they finally counted, in columns.
@@ -173,19 +169,32 @@ class Run:
         done = self.timeline.spans[-1].step
         if not 1 <= first <= last <= done:
             raise SpecError(f"steps {first} to {last} asked for; the run has 1 to {done}")
-        parts: list[StepColumns] = []
+        parts = [
+            self._steps.columns(span, low - span.step - 1, count)
+            for span, low, count in self._counted(first, last, math.inf)
+        ]
+        names = StepColumns.__dataclass_fields__
+        return StepColumns(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
+    def _counted(self, first: int, last: int, before_s: float) -> list[tuple[Span, int, int]]:
+        """Where steps `first` to `last` were done that count at `before_s`.
+
+        As (span, first step, number of steps), in order.
+        """
+        parts: list[tuple[Span, int, int]] = []
         need = last
-        for span in reversed(self.timeline.spans):
+        spans = self.timeline.spans
+        for at in range(min(self.timeline.index_at(before_s), len(spans) - 1), -1, -1):
+            span = spans[at]
+            if span.phase is not Phase.TRAINING or span.start_s >= before_s:
+                continue
             low = max(first, span.step + 1)
-            if span.phase is Phase.TRAINING and span.step < need <= span.step + span.steps:
-                parts.append(self._steps.columns(span, low - span.step - 1, need - low + 1))
+            if span.step < need <= span.step + span.steps:
+                parts.append((span, low, need - low + 1))
                 need = low - 1
             if need < first:
                 break
-        names = StepColumns.__dataclass_fields__
-        return StepColumns(
-            *(np.concatenate([getattr(p, name) for p in reversed(parts)]) for name in names)
-        )
+        return parts[::-1]
 
     # Events of training spans.
 
@@ -212,6 +221,22 @@ class Run:
     ) -> Iterator[Event]:
         if self._begins_training(index) and start_s <= span.start_s < stop_s:
             yield TrainingStarted(span.start_s, span.attempt, span.step)
+        aside = self._asides_in(max(start_s, span.start_s), min(stop_s, span.end_s))
+        yield from self._training_events(index, span, start_s, stop_s, sample_every, aside)
+        yield from aside
+        if self._ends_epoch(span) and start_s <= span.end_s < stop_s:
+            yield self._epoch(span)
+
+    def _training_events(
+        self,
+        index: int,
+        span: Span,
+        start_s: float,
+        stop_s: float,
+        sample_every: int,
+        aside: deque[Aside],
+    ) -> Iterator[Event]:
+        """Batches of steps, broken where asides come between steps."""
         if span.steps:
             begin = self._number_at(span, max(start_s, span.start_s))
             blocks = range(
@@ -222,12 +247,43 @@ class Run:
                 number, columns = self._chunk(index, block)
                 low = int(np.searchsorted(columns.end_s, start_s, "left"))
                 high = int(np.searchsorted(columns.end_s, stop_s, "left"))
+                while aside and low < high:
+                    # Steps that end before it or with it come first.
+                    part = int(np.searchsorted(columns.end_s, aside[0].time_s, "right"))
+                    if part >= high:
+                        break
+                    if low < part:
+                        yield from self._batches(span, number, columns, low, part, sample_every)
+                        low = part
+                    yield aside.popleft()
                 if low < high:
                     yield from self._batches(span, number, columns, low, high, sample_every)
                 if high < len(columns.end_s):
                     return
-        if self._ends_epoch(span) and start_s <= span.end_s < stop_s:
-            yield self._epoch(span)
+
+    def _asides_in(self, start_s: float, stop_s: float) -> deque[Aside]:
+        """What incidents make the run tell in [start_s, stop_s)."""
+        times = self._aside_times
+        return deque(self._asides[bisect_left(times, start_s) : bisect_left(times, stop_s)])
+
+    @cached_property
+    def _asides(self) -> list[Aside]:
+        if not self.timeline.incidents:
+            return []
+        return asides(self.plan, self.timeline, self.seed, self._done_at)
+
+    def _done_at(self, time_s: float) -> int:
+        """Last completed step at a moment."""
+        span = self.span_at(time_s)
+        if span.phase is not Phase.TRAINING or not span.steps:
+            return span.step
+        number = self._number_at(span, time_s)
+        ended = time_s >= float(self._steps.end_s(span, number, 1)[0])
+        return span.step + number + ended
+
+    @cached_property
+    def _aside_times(self) -> list[float]:
+        return [aside.time_s for aside in self._asides]
 
     def _begins_training(self, index: int) -> bool:
         return self.timeline.spans[index - 1].phase is Phase.ALL_REDUCE_TEST
@@ -323,6 +379,8 @@ class Run:
         for step, size in zip(steps.tolist(), sizes.tolist(), strict=True):
             at = step - int(c.step[0])
             value = float(c.grad_norm[at])
+            if math.isnan(value):
+                continue
             out.setdefault(at, []).append(
                 WarningRaised(
                     float(c.end_s[at]),
@@ -344,7 +402,7 @@ class Run:
             time_s=span.end_s,
             epoch=step // recipe.steps_per_epoch,
             step=step,
-            mean_loss=self._steps.mean_loss(first, recipe.steps_per_epoch),
+            mean_loss=self._steps.mean_loss(self._counted(first, step, span.end_s)),
             duration_s=span.end_s - self._last_begin_of(first, span.end_s),
             tokens=step * recipe.tokens_per_step,
         )
@@ -367,16 +425,21 @@ class Run:
     def _around(self, span: Span) -> Iterator[Event]:
         """All events of a span that is no training span, in order."""
         if span.phase is Phase.DONE:
+            yield from self._asides_in(span.start_s, math.inf)
             reason = "completed" if self.timeline.completed else "time_limit"
             yield RunFinished(span.end_s, reason, self.summary)  # type: ignore[arg-type]
             return
         if span.start_s == 0.0 and span.phase is INIT_PHASES[0]:
             yield RunStarted(0.0, self.seed, self.plan)
-        if span.phase is Phase.HANG:
-            yield self._fault(self.timeline.incidents[span.incident - 1])
+        aside = self._asides_in(span.start_s, span.end_s)
+        if span.phase in (Phase.HANG, Phase.DOWN):  # what brought them about comes first
+            while aside and aside[0].time_s == span.start_s:
+                yield aside.popleft()
+        if span.phase is Phase.DOWN:
+            yield self._aborted(self.timeline.incidents[span.incident - 1], span)
         expected = self._expected_s(span)
         yield PhaseStarted(span.start_s, span.phase, span.attempt, span.step, expected)
-        yield from self._inside(span)
+        yield from heapq.merge(self._inside(span), aside, key=lambda event: event.time_s)
         if span.cut:
             return
         yield PhaseEnded(span.end_s, span.phase, span.attempt, span.step, span.duration_s)
@@ -447,90 +510,63 @@ class Run:
                 yield self._validation(span)
             case Phase.CHECKPOINT:
                 yield self._checkpoint(span)
-            case Phase.HANG:
-                incident = self.timeline.incidents[span.incident - 1]
-                if incident.kind.detection == "watchdog":
-                    yield self._watchdog(span, incident)
-                yield RunAborted(
-                    span.end_s,
-                    span.attempt,
-                    incident.number,
-                    incident.step,
-                    incident.checkpoint_step,
-                )
             case Phase.DOWN:
                 incident = self.timeline.incidents[span.incident - 1]
                 yield RunRestarted(
                     span.end_s,
                     span.attempt + 1,
                     incident.checkpoint_step,
-                    incident.step - incident.checkpoint_step,
+                    incident.steps_lost,
                     span.duration_s,
-                    incident.node,
+                    incident.node if incident.swapped else None,
+                    incident.skipped_batches,
                 )
             case _:
                 return
 
     def _validation(self, span: Span) -> ValidationCompleted:
-        recipe, results = self.spec.recipe, self.timeline.validations
-        index = results.index(span.step)
+        recipe, result = self.spec.recipe, self.timeline.validated_at(span.end_s)
+        loss = math.nan if result.loss is None else result.loss
         return ValidationCompleted(
             time_s=span.end_s,
             step=span.step,
             epoch=-(-span.step // recipe.steps_per_epoch),
-            loss=results.loss[index],
-            accuracy=next_token_accuracy(results.loss[index]),
+            loss=loss,
+            accuracy=next_token_accuracy(loss),
             train_loss=float(self.plan.loss_curve.mean(np.array([float(span.step)]))[0]),
-            best_loss=results.best[index],
-            improved=results.improved[index],
+            best_loss=math.nan if result.best is None else result.best,
+            improved=result.improved,
             duration_s=span.duration_s,
             tokens=recipe.validation_tokens,
         )
 
     def _checkpoint(self, span: Span) -> CheckpointSaved:
-        results = self.timeline.validations
-        index = results.index(span.step)
-        validated = index < len(results.step) and results.step[index] == span.step
+        before = self.timeline.spans[self.timeline.index_at(span.start_s) - 1]
+        validated = before.phase is Phase.VALIDATION and before.end_s == span.start_s
+        interval = self.spec.recipe.checkpoint_interval_steps
+        reason: Literal["improved", "interval", "asked"] = "asked"
+        if validated and self.timeline.validated_at(before.end_s).improved:
+            reason = "improved"
+        elif interval and span.step % interval == 0:
+            reason = "interval"
         return CheckpointSaved(
             time_s=span.end_s,
             step=span.step,
             path=f"{self.output_path}/checkpoints/step_{span.step:07d}",
             size_bytes=self.plan.checkpoint_bytes,
             duration_s=span.duration_s,
-            reason="improved" if validated and results.improved[index] else "interval",
+            reason=reason,
         )
 
-    def _fault(self, incident: Incident) -> FaultOccurred:
-        return FaultOccurred(
-            time_s=incident.time_s,
-            fault=incident.number,
-            kind=incident.kind.name,
-            xid=incident.kind.xid,
-            node=incident.node,
-            gpu=incident.gpu,
-            step=incident.step,
-            attempt=incident.attempt,
+    def _aborted(self, incident: Incident, span: Span) -> RunAborted:
+        return RunAborted(
+            span.start_s,
+            span.attempt,
+            incident.number,
+            incident.strike_step,
+            incident.checkpoint_step,
+            incident.reason,
         )
-
-    def _watchdog(self, span: Span, incident: Incident) -> WatchdogTimedOut:
-        base, layers = self.plan.gradient_collective, self.spec.model.layers
-        steps_done = incident.step - self._attempt_step(span.attempt)
-        operation = {"all_reduce": "ALLREDUCE", "reduce_scatter": "_REDUCE_SCATTER_BASE"}
-        return WatchdogTimedOut(
-            time_s=span.end_s,
-            fault=incident.number,
-            attempt=span.attempt,
-            step=incident.step,
-            rank=incident.gpu,
-            waiting_ranks=self.spec.cluster.gpus - 1,
-            sequence=3 * layers * steps_done + 2 * layers + 1,
-            operation=operation.get(base.op, "ALLREDUCE"),
-            elements=int(base.size_bytes / 4),
-            timeout_s=self.spec.faults.watchdog_timeout_s,
-        )
-
-    def _attempt_step(self, attempt: int) -> int:
-        return next(s.step for s in self.timeline.spans if s.attempt == attempt)
 
     @property
     def output_path(self) -> str:
@@ -543,20 +579,26 @@ class Run:
         """What the run came to."""
         recipe, spans, plan = self.spec.recipe, self.timeline.spans, self.plan
         totals = dict.fromkeys(("init", "steps", "lost", "val", "ckpt", "down", "export"), 0.0)
-        rolled_back = {i.attempt: i.checkpoint_step for i in self.timeline.incidents}
+        # Of each attempt the least step that the run went back to in it or later.
+        kept: dict[int, int] = {}
+        least = spans[-1].step + 1
+        back = {i.strike_attempt: i.checkpoint_step for i in self.timeline.incidents}
+        for attempt in range(spans[-1].attempt, 0, -1):
+            if back.get(attempt, -1) >= 0:
+                least = min(least, back[attempt])
+            kept[attempt] = least
         for span in spans:
-            totals[self._account(span, rolled_back)] += span.duration_s
+            totals[self._account(span, kept)] += span.duration_s
         done = spans[-1].step
         run_s = self.end_s
-        results = self.timeline.validations
-        seen = sum(1 for step in results.step if step <= done)
-        final = self._steps.loss(done, 1)[0] if done else np.log(self.spec.model.vocab_size)
-        best = min(range(seen), key=results.loss.__getitem__, default=None)
+        counted = {v.step: v for v in self.timeline.validated if v.step <= done}
+        last = counted[max(counted)].loss if counted else None
+        known = [(v.loss, v.step) for v in counted.values() if v.loss is not None]
+        best = min(known, default=(math.nan, 0))
+        final = self.steps(done, done).loss[0] if done else np.log(self.spec.model.vocab_size)
         flops = done * recipe.tokens_per_step * plan.flops_per_token
         rate = plan.peak_tflops * TERA * self.spec.cluster.gpus
         traits = self._fleet.traits(1)
-        # Spares have their own; an attempt holds its memory from the first step on.
-        trained = {s.attempt for s in spans if s.phase is Phase.TRAINING} or {1}
         energy_j = sum(self._fleet.mean_power_w(s) * s.duration_s for s in spans)
         return Summary(
             run_time_s=run_s,
@@ -564,12 +606,12 @@ class Run:
             steps=done,
             tokens=done * recipe.tokens_per_step,
             final_loss=float(final),
-            validation_loss=results.loss[seen - 1] if seen else float("nan"),
-            best_validation_loss=results.loss[best] if best is not None else float("nan"),
-            best_validation_step=results.step[best] if best is not None else 0,
+            validation_loss=math.nan if last is None else last,
+            best_validation_loss=best[0],
+            best_validation_step=best[1],
             mean_mfu=flops / (rate * totals["steps"]) if totals["steps"] else 0.0,
             mean_util_pct=float(traits.util_pct.mean()),
-            peak_memory_gib=max(float(self._fleet.traits(a).memory_gib.max()) for a in trained),
+            peak_memory_gib=self._fleet.peak_memory_gib(),
             gpu_hours=run_s * self.spec.cluster.gpus / 3600,
             energy_kwh=energy_j * self.spec.cluster.gpus / 3.6e6,
             goodput=totals["steps"] / run_s,
@@ -585,12 +627,11 @@ class Run:
             shards=len(plan.shard_bytes),
         )
 
-    def _account(self, span: Span, rolled_back: dict[int, int]) -> str:
+    def _account(self, span: Span, kept: dict[int, int]) -> str:
         """Where the time of a span is booked: what a fault has cost counts as down or lost."""
         match span.phase:
             case Phase.TRAINING:
-                lost = span.step >= rolled_back.get(span.attempt, span.step + 1)
-                return "lost" if lost else "steps"
+                return "lost" if span.step >= kept[span.attempt] else "steps"
             case Phase.VALIDATION:
                 return "val"
             case Phase.CHECKPOINT:

@@ -20,6 +20,50 @@ Schedule = Literal["cosine", "linear", "wsd", "constant"]
 Sharding = Literal["ddp", "zero1", "zero2", "fsdp"]
 Recompute = Literal["none", "selective", "full"]
 
+# What a fault does to the run: its processes end at once or wait for the watchdog; they are told
+# to save and end; steps take longer; one step waits; the loss goes astray; saving or validating
+# is disturbed; or only a counter moves.
+Course = Literal["crash", "hang", "stop", "slow", "stall", "loss", "save", "sign"]
+FaultScope = Literal["gpu", "node", "rack", "fabric", "storage", "job"]
+# What a fault changes while it lasts, with the unit of its severity:
+#   slow-compute        longer kernels, as a share of their time
+#   slow-link           bandwidth of the links lost, as a share
+#   late-data           wait for data in each step, as a share of the step
+#   stall               wait of one step, seconds
+#   power-cap           share of the power limit taken away
+#   hot-air             warmer inlet air, degrees; GPUs that get too hot throttle
+#   weak-cooling        growth of the thermal resistance, as a share; likewise
+#   loss-spike          height of the loss, nats; likewise loss-bump (small, without spike of the
+#                       gradient norm), divergence (climbs and stays), corruption (drifts up)
+#   loss-nan            loss and gradient norm are no numbers from then on
+#   slow-storage        checkpoints take so many times as long; likewise slow-validation
+#   full-storage        the next checkpoint fails
+#   corrupt-checkpoint  the next checkpoint cannot be read back
+Effect = Literal[
+    "none",
+    "slow-compute",
+    "slow-link",
+    "late-data",
+    "stall",
+    "power-cap",
+    "hot-air",
+    "weak-cooling",
+    "loss-spike",
+    "loss-bump",
+    "loss-nan",
+    "divergence",
+    "corruption",
+    "slow-storage",
+    "slow-validation",
+    "full-storage",
+    "corrupt-checkpoint",
+]
+Sign = Literal["none", "ecc-corrected", "ecc-uncorrected", "row-remap", "nvlink-crc", "pcie-replay"]
+# What ends a fault: the node is swapped for a spare; the GPU is reset, the host rebooted, the
+# part repaired (same node); the processes are launched again; the run goes back to a checkpoint
+# before the onset and skips batches; the node is left out at the next launch; it ends by itself.
+Recovery = Literal["swap", "reset", "reboot", "repair", "relaunch", "rollback", "exclude", "self"]
+
 GATED_MLPS = ("swiglu", "geglu")
 
 
@@ -334,31 +378,92 @@ class ParallelRequest:
 class FaultKind:
     """A kind of fault, one row of the catalogue.
 
+    Times are drawn log-uniformly between a `_low` and a `_high`, log-normally about a `_median`
+    with its `_sigma`; severities log-uniformly, in the unit of the effect (`Effect` says which).
+
     Attributes:
-        rate_per_1000_gpu_days: Published or estimated rate.
-        detection: "process" (the worker dies at once) or "watchdog" (the peers hang in the
-            collective until the watchdog fires).
-        downtime_median_s: Median of triage, drain and spare swap; log-normal with `downtime_sigma`.
+        scope: What breaks: one GPU, a node, a rack (nodes behind one switch or one cooling
+            loop), or something all share.
+        course: What it does to the run (see Course).
+        family: Section of the taxonomy: gpu, nvlink, network, host, thermal, straggler, data,
+            storage, software, training, benign.
+        effect: What it changes while it lasts.
+        sign: The counter that moves from the onset on.
+        sign_per_hour: How fast it moves; a sign that comes once has 0.
+        xids: Xid messages in the order of the kernel log.
+        rate_per_1000_gpu_days: Published or estimated rate on Hopper and later.
+        ampere_rate_per_1000_gpu_days: On Ampere and earlier, -1 for the same.
+        published: Row of the published table of interruptions it is counted in, "" for none.
+        lead_low_s, lead_high_s: From the first sign to the strike (crash) or to full effect.
+        hang_share: Share of the strikes whose process hangs, so that the peers wait for the
+            watchdog (0..1).
+        detect_low_s, detect_high_s: From the strike to its detection, where no watchdog waits.
+        severity_low, severity_high: Of the effect.
+        duration_median_s: How long an effect lasts, 0 where something else ends it.
+        recovery: What ends it (see Recovery).
+        downtime_median_s: Of triage, drain, repair and queue until the next launch.
+        takes_gpus: Whether its GPUs answer no more, from the strike until the next launch.
+        benign: Whether nothing need be done: a lookalike for detectors.
     """
 
     name: str
-    xid: int
-    scope: Literal["gpu", "node"]
-    rate_per_1000_gpu_days: float
-    detection: Literal["process", "watchdog"]
-    downtime_median_s: float
+    scope: FaultScope
+    course: Course = "crash"
+    family: str = ""
+    title: str = ""
+    effect: Effect = "none"
+    sign: Sign = "none"
+    sign_per_hour: float = 0.0
+    xids: tuple[int, ...] = ()
+    rate_per_1000_gpu_days: float = 0.0
+    ampere_rate_per_1000_gpu_days: float = -1.0
+    published: str = ""
+    lead_low_s: float = 0.0
+    lead_high_s: float = 0.0
+    hang_share: float = 0.0
+    detect_low_s: float = 1.0
+    detect_high_s: float = 30.0
+    severity_low: float = 0.0
+    severity_high: float = 0.0
+    duration_median_s: float = 0.0
+    duration_sigma: float = 0.6
+    recovery: Recovery = "swap"
+    downtime_median_s: float = 0.0
     downtime_sigma: float = 0.4
+    takes_gpus: bool = False
+    benign: bool = False
     note: str = ""
     source: str = ""
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether it ends the launch it strikes (others may, once they are noticed)."""
+        return self.course in ("crash", "hang", "stop")
+
+    @property
+    def ends_launch(self) -> bool:
+        """Whether a launch ends with it: at once, or when the run is taken back."""
+        return self.interrupts or self.recovery == "rollback"
 
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """One fault asked for: at `at_s` run seconds, on `gpu` (global index), or drawn where None."""
+    """One fault asked for; what is None is drawn.
+
+    Attributes:
+        at_s: Run time of the onset.
+        gpu: Global index of a GPU; a node's or rack's fault takes all of the one that holds it.
+        at_step: Where above 0 the onset is when this step is first in progress, not at `at_s`.
+        severity: In the unit of the kind's effect.
+        duration_s: How long the effect lasts.
+    """
 
     kind: FaultKind
-    at_s: float
+    at_s: float = 0.0
     gpu: int | None = None
+    at_step: int = 0
+    severity: float | None = None
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

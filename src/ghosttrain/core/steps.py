@@ -6,16 +6,24 @@ of (seed, executed ordinal) and the span that holds the step.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ghosttrain.core.laws.faults import (
+    LOSS_EFFECTS,
+    ActiveEffect,
+    bounded_excess,
+    grad_norm_factor,
+    loss_excess,
+)
 from ghosttrain.core.laws.loss import GRAD_TAPS, learning_rate_ratio, tail_table
 from ghosttrain.core.laws.pace import PaceClock
 from ghosttrain.core.plan import Plan, checkpoint_steps, validation_steps
 from ghosttrain.core.rng import F32, Stream, normal_from_lanes
-from ghosttrain.core.timeline import Span
+from ghosttrain.core.timeline import Span, Timeline
 from ghosttrain.core.units import TERA
 
 F64 = NDArray[np.float64]
@@ -49,8 +57,8 @@ class StepColumns:
 class StepSource:
     """Computes the steps of one run."""
 
-    def __init__(self, plan: Plan, seed: int, pace: PaceClock) -> None:
-        self.plan, self.pace = plan, pace
+    def __init__(self, plan: Plan, timeline: Timeline, seed: int, pace: PaceClock) -> None:
+        self.plan, self.timeline, self.pace = plan, timeline, pace
         self._loss = Stream(seed, "loss")
         self._slow = Stream(seed, "grad_norm.slow")
         self._burst = Stream(seed, "grad_norm.burst")
@@ -70,7 +78,7 @@ class StepSource:
         scale = span.step_time_s
         step_time = self.pace.factors(ordinal, ordinal + count) * scale
         end = self.end_s(span, first, count)
-        loss, grad_norm = self.loss_and_grad_norm(int(step[0]), count)
+        loss, grad_norm = self.loss_and_grad_norm(span, int(step[0]), count)
         ratio = learning_rate_ratio(plan.spec.recipe, step.astype(np.float64))
         tokens_per_s = plan.spec.recipe.tokens_per_step / step_time
         return StepColumns(
@@ -82,7 +90,7 @@ class StepSource:
             learning_rate=plan.spec.recipe.peak_learning_rate * ratio,
             tokens_per_s=tokens_per_s,
             mfu=tokens_per_s / self._flops_per_s,
-            eta_s=self.eta_s(step),
+            eta_s=self.eta_s(step, span.slow),
         )
 
     def end_s(self, span: Span, first: int, count: int) -> F64:
@@ -92,30 +100,47 @@ class StepSource:
         # The last step may round past its span's end.
         return np.minimum(clock * span.step_time_s + span.start_s, span.end_s)
 
-    def loss(self, first_step: int, count: int) -> F64:
-        """Training loss of steps [first_step, first_step + count)."""
-        lanes = self._loss.lanes(first_step, count)
+    def loss(self, span: Span, first_step: int, count: int) -> F64:
+        """Training loss of steps [first_step, first_step + count) of a training span."""
+        lanes = self._loss.lanes(first_step + span.skipped_batches, count)
         step = np.arange(first_step, first_step + count, dtype=np.float64)
-        return self.plan.loss_curve.loss(step, _loss_draws(lanes, self._tail)[1])
+        loss = self.plan.loss_curve.loss(step, _loss_draws(lanes, self._tail)[1])
+        return loss + self._excess(span, step) if span.effects else loss
 
-    def mean_loss(self, first_step: int, count: int) -> float:
-        """Mean of the losses of steps [first_step, first_step + count)."""
+    def _excess(self, span: Span, step: F64) -> F64:
+        """Nats that effects of faults add at `step`, within what a lost model can come to."""
+        total = np.zeros_like(step)
+        for effect in self._loss_effects(span):
+            total += loss_excess(effect.effect, effect.severity, step - effect.since_step)
+        vocabulary = self.plan.spec.model.vocab_size
+        return bounded_excess(total, self.plan.loss_curve.mean(step), vocabulary)
+
+    def _loss_effects(self, span: Span) -> list[ActiveEffect]:
+        effects = self.timeline.effects_of(span)
+        return [effect for effect in effects if effect.effect in LOSS_EFFECTS]
+
+    def mean_loss(self, parts: Iterable[tuple[Span, int, int]]) -> float:
+        """Mean of the losses of `count` steps from `first_step` on, of each of some spans."""
         chunk = 8192  # whatever the length of an epoch, little memory
-        parts = [
-            self.loss(first_step + done, min(chunk, count - done)).sum()
-            for done in range(0, count, chunk)
-        ]
-        return float(np.sum(parts)) / count
+        sums, steps = [], 0
+        for span, first_step, count in parts:
+            sums += [
+                self.loss(span, first_step + done, min(chunk, count - done)).sum()
+                for done in range(0, count, chunk)
+            ]
+            steps += count
+        return float(np.sum(sums)) / steps
 
-    def loss_and_grad_norm(self, first_step: int, count: int) -> tuple[F64, F64]:
-        """Loss and gradient norm of steps [first_step, first_step + count)."""
+    def loss_and_grad_norm(self, span: Span, first_step: int, count: int) -> tuple[F64, F64]:
+        """Loss and gradient norm of steps [first_step, first_step + count) of a training span."""
         curve = self.plan.loss_curve
-        lanes = self._loss.lanes(first_step, count)
+        batch = first_step + span.skipped_batches
+        lanes = self._loss.lanes(batch, count)
         step = np.arange(first_step, first_step + count, dtype=np.float64)
         z_normal, z_loss = _loss_draws(lanes, self._tail)
         loss = curve.loss(step, z_loss)
         memory = len(GRAD_TAPS) - 1
-        slow_lanes = self._slow.lanes(first_step, count + memory)
+        slow_lanes = self._slow.lanes(batch, count + memory)
         innovation = normal_from_lanes(slow_lanes[:, 0], slow_lanes[:, 1])
         white = normal_from_lanes(slow_lanes[:count, 2], slow_lanes[:count, 3])
         z = self._white * white + _LOSS_LINK * z_normal
@@ -124,6 +149,11 @@ class StepSource:
         grad_norm = curve.grad_norm_trend(step) * np.exp(curve.grad_noise_sd(step) * z)
         at, size = self._all_bursts(first_step, first_step + count)
         grad_norm[at - first_step] *= size
+        if span.effects:
+            loss += self._excess(span, step)
+            for effect in self._loss_effects(span):
+                since = step - effect.since_step
+                grad_norm *= grad_norm_factor(effect.effect, effect.severity, since)
         return loss, grad_norm
 
     def bursts(self, start: int, stop: int) -> tuple[I64, F64]:
@@ -143,14 +173,14 @@ class StepSource:
         here = (u[:, 2] < _BURST_SHARE) & (step >= start) & (step < stop) & settled
         return step[here], size[here]
 
-    def eta_s(self, step: I64) -> F64:
-        """Time to the end of the run after `step`: steps at the planned pace, planned stops."""
+    def eta_s(self, step: I64, slow: float) -> F64:
+        """Time to the end of the run after `step`: steps at the present pace, planned stops."""
         plan, phases = self.plan, self.plan.phases
         total = plan.spec.recipe.total_steps
         validations = len(self._validations) - np.searchsorted(self._validations, step, "left")
         saves = len(self._saves) - np.searchsorted(self._saves, step, "left")
         stops = validations * phases.validation_s + saves * phases.checkpoint_s + phases.export_s
-        return np.asarray((total - step) * plan.step_time.total_s + stops)
+        return np.asarray((total - step) * plan.step_time.total_s * slow + stops)
 
 
 def _loss_draws(lanes: NDArray[np.uint16], tail: F32) -> tuple[F64, F64]:

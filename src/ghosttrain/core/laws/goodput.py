@@ -29,23 +29,14 @@ PUBLISHED_RATE_LOG_SD = math.log(6.50 / 2.34) / 2 / 1.645
 _WATCHDOG_SHARE = 0.25
 PUBLISHED_FAULTS = (
     FaultKind(
-        name="published, seen at once",
-        xid=0,
+        name="published",
         scope="gpu",
-        rate_per_1000_gpu_days=(1 - _WATCHDOG_SHARE) * PUBLISHED_PER_1000_GPU_DAYS,
-        detection="process",
+        hang_share=_WATCHDOG_SHARE,
+        rate_per_1000_gpu_days=PUBLISHED_PER_1000_GPU_DAYS,
+        # 1 to 30 s until a dead worker is noticed (the record's default).
         downtime_median_s=300.0,  # automatic drain and spare swap, 1 to 10 min (estimated)
     ),
-    FaultKind(
-        name="published, hanging",
-        xid=0,
-        scope="gpu",
-        rate_per_1000_gpu_days=_WATCHDOG_SHARE * PUBLISHED_PER_1000_GPU_DAYS,
-        detection="watchdog",
-        downtime_median_s=300.0,
-    ),
 )
-PROCESS_DETECTION_S = (1.0, 30.0)  # a dead worker is noticed within, evenly
 NINE_IN_TEN = 1.645  # normal quantile: 90 % lie within so many sd to either side
 # Of 683 published throughputs nine in ten lie within this share of the law (`ghosttrain validate`:
 # lower, or higher by the factor 1 + it).
@@ -126,9 +117,14 @@ def mean_between_faults_s(rate_per_1000_gpu_days: float, gpus: int) -> float:
 
 
 def fault_load(kinds: Iterable[FaultKind], *, gpus: int, watchdog_timeout_s: float) -> FaultLoad:
-    """The load of these kinds, each at its rate."""
+    """The load of those of these kinds that end a launch, each at its rate.
+
+    What slower steps cost is not in it, nor the stops that operators make because of them.
+    """
     per_s = hang = repair = square = 0.0
     for kind in kinds:
+        if not kind.ends_launch or not kind.rate_per_1000_gpu_days:
+            continue
         rate = 1 / mean_between_faults_s(kind.rate_per_1000_gpu_days, gpus)
         waited, waited_var = detection_s(kind, watchdog_timeout_s)
         down = kind.downtime_median_s * math.exp(kind.downtime_sigma**2 / 2)
@@ -143,11 +139,21 @@ def fault_load(kinds: Iterable[FaultKind], *, gpus: int, watchdog_timeout_s: flo
 
 
 def detection_s(kind: FaultKind, watchdog_timeout_s: float) -> tuple[float, float]:
-    """Mean time from a fault of `kind` to its detection, and its variance, s and s2."""
-    if kind.detection == "watchdog":
-        return watchdog_timeout_s, 0.0
-    low, high = PROCESS_DETECTION_S
-    return (low + high) / 2, (high - low) ** 2 / 12
+    """Mean time from a strike of `kind` to its detection, and its variance, s and s2.
+
+    Of a kind that is rolled back it is the time the run goes astray, thrown away as a hang's is.
+    """
+    low, high = kind.detect_low_s, kind.detect_high_s
+    if kind.course == "stop":  # it is asked for
+        return 0.0, 0.0
+    if high > low > 0:  # log-uniform
+        span = math.log(high / low)
+        seen, square = (high - low) / span, (high**2 - low**2) / (2 * span)
+    else:  # even, as the history draws it
+        seen, square = (low + high) / 2, (low**2 + low * high + high**2) / 3
+    hangs = 1.0 if kind.course == "hang" else kind.hang_share
+    mean = hangs * watchdog_timeout_s + (1 - hangs) * seen
+    return mean, hangs * watchdog_timeout_s**2 + (1 - hangs) * square - mean**2
 
 
 def segment_cost(segment_s: float, load: FaultLoad, launch_s: float) -> FaultCost:

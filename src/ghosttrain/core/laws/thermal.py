@@ -79,6 +79,18 @@ def training_power_w(gpu: Gpu, step: StepTime) -> float:
     return min(gpu.tdp_w, gpu.loaded_idle_w + (gpu.tdp_w - gpu.loaded_idle_w) * dynamic)
 
 
+def training_activity(step: StepTime) -> tuple[float, float]:
+    """Shares of an undisturbed step in which SMs and memory are active (0..1).
+
+    As DCGM's SM_ACTIVE and DRAM_ACTIVE count them: mean over SMs and cycles.
+    """
+    shares = step.shares()
+    sm, _, memory = (
+        sum(shares[part] * duty[i] for part, duty in _DUTIES.items()) for i in range(3)
+    )
+    return sm, memory
+
+
 def busy_share(step: StepTime) -> float:
     """Share of a step in which any kernel runs: what GPU_UTIL counts, 0..1."""
     return 1 - step.shares()["host"]

@@ -1,0 +1,152 @@
+"""Lines of who starts and ends the processes: torchrun's agent, Slurm, the people on call."""
+
+from __future__ import annotations
+
+from ghosttrain.core.identity import job_id, process_id
+from ghosttrain.core.messages.writer import DOMAIN, PYTHON, Writer
+
+# Lines of torch/distributed/elastic/multiprocessing/api.py.
+_CLOSING, _FAILED = 900, 874
+_SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+_WIDEST_BORDER = 60
+_PROGRAM = "pretrain_gpt.py"
+_SITE = "/opt/venv/lib/python3.12/site-packages/torch/distributed"
+# srun on a task that was ended by a signal.
+_ENDINGS = {
+    6: "Aborted (core dumped)",
+    7: "Bus error (core dumped)",
+    9: "Killed",
+    11: "Segmentation fault (core dumped)",
+    15: "Terminated",
+}
+
+
+# -------------------------------------------------------------------------------- torchrun
+
+
+def agent_sigterm_lines(writer: Writer, failed: int | None) -> list[str]:
+    """A warning for each worker of the node that is left."""
+    left = [rank for rank in writer.local_ranks if rank != failed]
+    pids = [_pid(writer, rank) for rank in left]
+    return [
+        writer.agent_prefix("W", _CLOSING, n * 1e-3)
+        + f"Sending process {pid} closing signal SIGTERM"
+        for n, pid in enumerate(pids)
+    ]
+
+
+def agent_failed_lines(writer: Writer, code: int) -> list[str]:
+    """The worker whose end the agent saw first."""
+    which = f"local_rank: {writer.local} (pid: {writer.pid}) of binary: {PYTHON}"
+    return [f"{writer.agent_prefix('E', _FAILED)}failed (exitcode: {code}) {which}"]
+
+
+def agent_summary_lines(writer: Writer, code: int, failed: int) -> list[str]:
+    """The error torchrun ends with: `failed` workers of the node ended badly, this one first."""
+    others = [rank for rank in writer.local_ranks if rank != writer.rank][: max(0, failed - 1)]
+    root = _failure(writer, 0, writer.rank, code)
+    rest = [_failure(writer, n, rank, code) for n, rank in enumerate(others, start=1)]
+    title = f"{_PROGRAM} FAILED"
+    widest = max(len(line) for block in (root, *rest) for line in block)
+    width = max(len(title), min(_WIDEST_BORDER, widest))
+    shown = [line for block in rest for line in block] or ["  <NO_OTHER_FAILURES>"]
+    return [
+        "Traceback (most recent call last):",
+        f'  File "{_SITE}/run.py", line 892, in main',
+        "    run(args)",
+        f'  File "{_SITE}/launcher/api.py", line 264, in launch_agent',
+        "    raise ChildFailedError(",
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+        "=" * width,
+        title,
+        "-" * width,
+        "Failures:",
+        *shown,
+        "-" * width,
+        "Root Cause (first observed failure):",
+        *root,
+        "=" * width,
+    ]
+
+
+def _failure(writer: Writer, number: int, rank: int, code: int) -> list[str]:
+    pid = _pid(writer, rank)
+    if code < 0:
+        name = _SIGNALS.get(-code, "<N/A>")
+        ending = f"Signal {-code} ({name}) received by PID {pid}"
+    else:
+        ending = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
+    return [
+        f"[{number}]:",
+        f"  time      : {writer.stamp('%Y-%m-%d_%H:%M:%S')}",
+        f"  host      : {writer.host}.{DOMAIN}",
+        f"  rank      : {rank} (local_rank: {rank - writer.local_ranks[0]})",
+        f"  exitcode  : {code} (pid: {pid})",
+        "  error_file: <N/A>",
+        f"  traceback : {ending}",
+    ]
+
+
+def _pid(writer: Writer, rank: int) -> int:
+    return process_id(writer.machine, rank - writer.local_ranks[0], writer.attempt)
+
+
+# ----------------------------------------------------------------------------------- Slurm
+
+
+def node_failed_lines(writer: Writer) -> list[str]:
+    """The controller gives the node up, and srun hears of it."""
+    date, micro = writer.moment()
+    at = f"{date:%Y-%m-%dT%H:%M:%S}.{micro // 1000:03d}"
+    return [
+        f"[{at}] error: Nodes {writer.host} not responding, setting DOWN",
+        f"srun: error: Node failure on {writer.host}",
+    ]
+
+
+def task_exited_lines(writer: Writer, code: int) -> list[str]:
+    """What srun says of a task that ended."""
+    ending = _ENDINGS.get(-code) if code < 0 else f"Exited with exit code {code}"
+    return [f"srun: error: {writer.host}: task {writer.rank}: {ending or f'Signal {-code}'}"]
+
+
+def step_cancelled_lines(writer: Writer, code: int) -> list[str]:
+    """The rest of the job step is ended: after a node's failure, or (with a code) a task's."""
+    why = "TASK FAILURE" if code else "NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS"
+    job = job_id(writer.seed, writer.attempt)
+    return [
+        "srun: Job step aborted: Waiting up to 62 seconds for job step to finish.",
+        f"slurmstepd: error: *** STEP {job}.0 ON {_cancelled(writer)} DUE TO {why} ***",
+    ]
+
+
+def preempted_lines(writer: Writer) -> list[str]:
+    """The scheduler wants the nodes for another job."""
+    job = job_id(writer.seed, writer.attempt)
+    return [f"slurmstepd: error: *** JOB {job} ON {_cancelled(writer)} DUE TO PREEMPTION ***"]
+
+
+def _cancelled(writer: Writer) -> str:
+    return f"{writer.host} CANCELLED AT {writer.stamp('%Y-%m-%dT%H:%M:%S')}"
+
+
+# ------------------------------------------------------------------------- people on call
+
+
+def noticed_lines(writer: Writer, since_s: float) -> list[str]:
+    """Somebody looked at the charts."""
+    minutes = max(1, round(since_s / 60))
+    hours, minutes = divmod(minutes, 60)
+    since = f"{hours}h{minutes:02d}m" if hours else f"{minutes}m"
+    return [f"oncall: run looks wrong since about {since}, looking for the cause"]
+
+
+def excluded_lines(writer: Writer) -> list[str]:
+    """The node is drained, as Slurm is told."""
+    command = f'scontrol update NodeName={writer.host} State=DRAIN Reason="drained by oncall"'
+    return [f"oncall: {command}"]
+
+
+def repaired_lines(writer: Writer) -> list[str]:
+    """The node may be used again."""
+    return [f"oncall: scontrol update NodeName={writer.host} State=RESUME"]

@@ -1,0 +1,139 @@
+"""Signals: what else the telemetry of the GPUs says, from a sample and its conditions.
+
+A sample holds what every screen shows; the rest follows from it when somebody asks. Whoever waits
+has full GPU_UTIL and idle tensor cores; a throttled GPU has a low clock; a GPU that does not
+answer has nothing. Counters and marks (ECC errors, Xids) are sparse: most GPUs have none.
+
+Shapes: G = GPUs of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ghosttrain.core.events import Condition, FleetSamples, Phase
+from ghosttrain.core.laws.faults import COMPUTE_EFFECTS, ActiveEffect
+from ghosttrain.core.laws.thermal import sm_clock_mhz, training_activity
+from ghosttrain.core.laws.volume import step_volume
+from ghosttrain.core.plan import Plan
+from ghosttrain.core.slowdown import Slowdown
+
+F32 = NDArray[np.float32]
+
+# Shares of time in which SMs and memory are active outside of steps. A spinning collective keeps
+# some SMs busy (NCCL takes 8 to 24 of 132, and they only poll); a validation is a forward pass.
+_ACTIVITY: dict[Phase, tuple[float, float]] = {
+    Phase.WEIGHTS: (0.02, 0.05),
+    Phase.ALL_REDUCE_TEST: (0.15, 0.20),
+    Phase.HANG: (0.12, 0.01),
+    Phase.CHECKPOINT: (0.01, 0.04),
+    Phase.EXPORT: (0.01, 0.03),
+}
+_VALIDATION_SHARE = 0.95  # of the activity while training: no optimizer, less traffic
+_WAITING_SM = 0.12  # of a step spent spinning
+# Ceilings of what a DCGM ratio can be beside GPU_UTIL, which counts any kernel.
+_MOST_ACTIVE = 0.99
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signals:
+    """Telemetry of all GPUs at a moment; shape (G,) where not said otherwise.
+
+    Attributes:
+        sm_clock_mhz: SM clock.
+        sm_active, tensor_active, dram_active: Shares of cycles (0..1), as DCGM's PROF fields.
+        nvlink_bytes_per_s, network_bytes_per_s: Sent, and as much received.
+        signs: Counters and marks above 0: (name, GPU, value).
+    """
+
+    sm_clock_mhz: F32
+    sm_active: F32
+    tensor_active: F32
+    dram_active: F32
+    nvlink_bytes_per_s: F32
+    network_bytes_per_s: F32
+    signs: tuple[tuple[str, int, int], ...]
+
+
+class SignalSource:
+    """Computes the signals of one run's samples."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._slowdown = Slowdown(plan)
+        gpu, recompute = plan.spec.gpu, plan.layout.recompute
+        sm, memory = training_activity(plan.step_time)
+        # PIPE_TENSOR_ACTIVE counts cycles of the actual clock, MFU the peak's; with full
+        # recomputation a third more products are done than MFU counts.
+        tensor = plan.mfu * gpu.boost_mhz / gpu.sustained_mhz
+        tensor *= 4 / 3 if recompute == "full" else 1.0
+        self._sm = min(_MOST_ACTIVE, sm)
+        self._tensor = min(tensor, 0.97 * self._sm)
+        self._memory = min(_MOST_ACTIVE, memory)
+        self._volume = step_volume(
+            plan.spec.model, plan.params, plan.spec.recipe, plan.layout, gpu, plan.spec.cluster
+        )
+
+    def at(self, samples: FleetSamples, k: int) -> Signals:
+        """The signals of sample `k`."""
+        plan, condition = self.plan, samples.conditions[k]
+        gpus = plan.spec.cluster.gpus
+        time_s, step_s = float(samples.time_s[k]), float(samples.step_time_s[k])
+        factor = step_s / plan.step_time.total_s if step_s else 0.0
+        sm, tensor, memory = self._activity(condition, factor)
+        columns = [np.full(gpus, value, np.float32) for value in (sm, tensor, memory)]
+        clock = sm_clock_mhz(plan.spec.gpu, samples.power_w[k])
+        rates = [0.0, 0.0]
+        if condition.phase is Phase.TRAINING and step_s:
+            rates = [self._volume.nvlink_bytes / step_s, self._volume.network_bytes / step_s]
+        columns += [np.full(gpus, rate, np.float32) for rate in rates]
+        if condition.phase is Phase.TRAINING:
+            for effect in condition.effects:
+                if effect.effect in COMPUTE_EFFECTS:
+                    self._set_apart(effect, condition, factor, columns, clock)
+        for column in (clock, *columns):
+            column[list(samples.lost)] = 0.0
+        # A share of a step is never above that of any kernel.
+        np.minimum(columns[0], samples.util_pct[k] / 100, out=columns[0])
+        np.minimum(columns[1], columns[0], out=columns[1])
+        signs = tuple(
+            (sign.name, sign.first_gpu, value)
+            for sign in condition.signs
+            if (value := sign.value(time_s)) > 0
+        )
+        return Signals(clock, columns[0], columns[1], columns[2], columns[3], columns[4], signs)
+
+    def _activity(self, condition: Condition, factor: float) -> tuple[float, float, float]:
+        """SM, tensor and memory activity of most GPUs."""
+        if condition.phase is Phase.TRAINING and factor:
+            work = min(1.0, 1 / factor)
+            sm = self._sm * work + _WAITING_SM * (1 - work)
+            return sm, self._tensor * work, self._memory * work
+        if condition.phase is Phase.VALIDATION:
+            share = _VALIDATION_SHARE
+            return share * self._sm, share * self._tensor, share * self._memory
+        sm, memory = _ACTIVITY.get(condition.phase, (0.0, 0.0))
+        return sm, 0.0, memory
+
+    def _set_apart(
+        self,
+        effect: ActiveEffect,
+        condition: Condition,
+        factor: float,
+        columns: list[F32],
+        clock: F32,
+    ) -> None:
+        """GPUs whose kernels take longer: a lower clock, busier while their peers wait."""
+        at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
+        level = effect.stretch_level(condition.since_s)
+        extra = self._slowdown.kernel_extra(effect.effect, level)
+        if not extra:
+            return
+        work = min(1.0, (1 + extra) / factor)
+        columns[0][at] = min(_MOST_ACTIVE, self._sm * work + _WAITING_SM * (1 - work))
+        columns[1][at] = min(self._tensor * work, 0.97 * _MOST_ACTIVE)
+        columns[2][at] = min(_MOST_ACTIVE, self._memory * work)
+        clock[at] = self.plan.spec.gpu.sustained_mhz / (1 + extra)

@@ -1,0 +1,346 @@
+"""What each course of a fault does to the run: pace, loss, checkpoints, restarts, telemetry."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ghosttrain import catalog
+from ghosttrain.core.events import (
+    CheckpointSaved,
+    IncidentLabelled,
+    MessageKind,
+    MessageLogged,
+    Phase,
+    RunAborted,
+    RunRestarted,
+    StepsCompleted,
+    ValidationCompleted,
+)
+from ghosttrain.core.laws.faults import loss_excess, waiting_level
+from ghosttrain.core.run import simulate
+from ghosttrain.core.signals import SignalSource
+from ghosttrain.core.slowdown import Slowdown
+from ghosttrain.core.spec import Faults, InjectedFault
+from tests.strategies import WATCHDOG_KIND, machine_spec
+
+BASE = machine_spec("llama-3-8b", "h100-sxm", 64)
+RECIPE = replace(
+    BASE.recipe,
+    seq_len=8192,
+    global_batch_size=128,
+    steps_per_epoch=600,
+    checkpoint_interval_steps=150,
+    warmup_steps=50,
+)
+SPEC = replace(BASE, recipe=RECIPE)
+QUIET = simulate(SPEC, 7)
+
+
+def fault(name, **values):
+    return InjectedFault(catalog.fault_kind(name), **values)
+
+
+def struck(*faults, spec=SPEC, seed=7):
+    return simulate(replace(spec, faults=Faults(injected=faults)), seed)
+
+
+def events(run, kind):
+    return [event for event in run.events(0.0, math.inf) if isinstance(event, kind)]
+
+
+def label(run, number=1):
+    return next(e for e in events(run, IncidentLabelled) if e.incident == number)
+
+
+def messages(run):
+    return [e.message for e in events(run, MessageLogged)]
+
+
+def end_of_step(step):
+    return float(QUIET.steps(step, step).end_s[0])
+
+
+# Slow.
+
+
+def test_a_slow_gpu_slows_the_whole_job_by_the_laws_amount_and_only_after_it_began():
+    at_s = end_of_step(200) + 0.1
+    run = struck(fault("straggler-gpu", at_s=at_s, gpu=17, severity=0.07))
+    ramp_s = run.timeline.effects[0].ramp_s
+    before, after = run.steps(1, 201), run.steps(560, 599)
+    assert np.array_equal(before.end_s, QUIET.steps(1, 201).end_s)
+    assert after.end_s[0] > at_s + ramp_s
+    law = 1 + Slowdown(run.plan).extra("slow-compute", 0.07)
+    ratio = after.step_time_s / QUIET.steps(560, 599).step_time_s
+    assert ratio == pytest.approx(np.full(40, law), rel=1e-9)
+    assert 1.05 < law < 1.07
+
+
+def test_who_waits_for_a_slow_gpu_draws_less_and_looks_as_busy():
+    at_s = end_of_step(100)
+    run = struck(fault("straggler-gpu", at_s=at_s, gpu=17, severity=0.10))
+    late_s = at_s + run.timeline.effects[0].ramp_s + 300
+    samples, usual = run.fleet(late_s), QUIET.fleet(late_s)
+    source = SignalSource(run.plan)
+    signals, were = source.at(samples, 0), source.at(usual, 0)
+    peers = np.arange(64) != 17
+    # A reading swings by 2 %, all GPUs together: the mean of 40.
+    watts, usually = (
+        np.mean([r.fleet(float(t)).power_w[0, peers].mean() for t in r.steps(500, 580).end_s[::2]])
+        for r in (run, QUIET)
+    )
+    factor = 1 + Slowdown(run.plan).extra("slow-compute", 0.10)
+    dynamic = usually - SPEC.gpu.loaded_idle_w
+    assert watts == pytest.approx(
+        SPEC.gpu.loaded_idle_w + dynamic * float(waiting_level(factor)), rel=0.01
+    )
+    assert watts < usually - 25
+    assert samples.util_pct[0, peers].mean() > 97
+    assert (signals.tensor_active[peers] < were.tensor_active[peers] * 0.95).all()
+    assert signals.tensor_active[17] > signals.tensor_active[peers].max()
+    assert signals.sm_clock_mhz[17] < signals.sm_clock_mhz[peers].min()
+
+
+def test_the_worst_of_two_stragglers_sets_the_pace():
+    at_s = end_of_step(100)
+    both = [fault("straggler-gpu", at_s=at_s, gpu=g, severity=s) for g, s in ((3, 0.1), (40, 0.05))]
+    alone = struck(both[0])
+    together = struck(*both)
+    late_s = at_s + max(e.ramp_s for e in together.timeline.effects) + 60
+    spans = [next(s for s in r.timeline.spans if s.end_s > late_s) for r in (alone, together)]
+    assert spans[0].slow == spans[1].slow
+
+
+def test_a_repair_where_it_stands_gives_the_pace_back():
+    run = struck(fault("noisy-neighbour", at_s=end_of_step(100), duration_s=120.0, severity=0.2))
+    assert label(run).cleared_s == pytest.approx(end_of_step(100) + 120.0)
+    late = run.steps(500, 599).step_time_s / QUIET.steps(500, 599).step_time_s
+    assert late == pytest.approx(np.ones(100), rel=1e-9)
+    lost_s = run.end_s - QUIET.end_s
+    assert label(run).lost_s == pytest.approx(lost_s, rel=0.05)
+
+
+def test_a_node_found_slow_is_left_out_at_the_next_launch():
+    slow = replace(catalog.fault_kind("slow-node"), detect_low_s=30.0, detect_high_s=60.0)
+    crash = replace(WATCHDOG_KIND, course="crash", hang_share=0.0)
+    at_s = end_of_step(100)
+    run = struck(InjectedFault(slow, at_s, 20), InjectedFault(crash, at_s + 300, 60))
+    first, second = (label(run, number) for number in (1, 2))
+    restarted = events(run, RunRestarted)[0].time_s
+    assert first.mitigated_s == first.cleared_s == restarted == second.mitigated_s
+    assert run.timeline.spares(2) == ((2, 8), (7, 9))
+    assert max(s.slow for s in run.timeline.spans if s.attempt == 2) == 1.0
+
+
+def test_patience_ends_and_the_run_is_stopped_in_order():
+    slow = replace(catalog.fault_kind("slow-node"), detect_low_s=30.0, detect_high_s=60.0)
+    spec = replace(SPEC, recipe=replace(RECIPE, steps_per_epoch=9000, checkpoint_interval_steps=0))
+    run = struck(InjectedFault(slow, 700.0, 20), spec=spec)
+    aborted = events(run, RunAborted)[0]
+    saved = [e for e in events(run, CheckpointSaved) if e.time_s == aborted.time_s]
+    assert (aborted.reason, aborted.step) == ("operator", aborted.checkpoint_step)
+    assert [(e.step, e.reason) for e in saved] == [(aborted.step, "asked")]
+    assert label(run).steps_lost == 0
+
+
+def test_one_step_bears_the_wait_for_a_flapping_link():
+    run = struck(fault("link-flap", at_step=200, gpu=9, severity=12.0))
+    longer = run.steps(1, 600).step_time_s - QUIET.steps(1, 600).step_time_s
+    assert np.flatnonzero(longer > 1.0).tolist() == [200]  # step 201, the one after
+    assert longer[200] == pytest.approx(12.0, rel=0.02)
+    assert messages(run) == [MessageKind.LINK_DOWN, MessageKind.LINK_UP]
+    assert label(run).lost_s == pytest.approx(12.0)
+
+
+def test_hot_air_throttles_at_the_slow_down_temperature_and_not_before():
+    gentle = struck(fault("fan-failure", at_step=50, gpu=9, severity=0.2))
+    harsh = struck(fault("fan-failure", at_step=50, gpu=9, severity=0.9))
+    assert max(s.slow for s in gentle.timeline.spans) == 1.0
+    assert [name for name, _ in label(gentle).signals] == ["temperature"]
+    assert MessageKind.THROTTLE not in messages(gentle)
+    assert max(s.slow for s in harsh.timeline.spans) > 1.02
+    assert MessageKind.THROTTLE in messages(harsh)
+    late = harsh.fleet(end_of_step(590))
+    hot, cool = late.temp_c[0, 8:16], late.temp_c[0, 16:24]
+    assert hot.max() <= SPEC.gpu.slowdown_c
+    assert hot.min() > cool.max()
+    assert late.power_w[0, 8:16].max() < late.power_w[0, 16:].min()
+
+
+def test_a_power_cap_is_kept_by_the_rack_it_is_set_for():
+    run = struck(fault("power-cap", at_step=50, gpu=0, severity=0.3, duration_s=1e6))
+    late = run.fleet(end_of_step(590))
+    cap = 0.7 * SPEC.gpu.tdp_w
+    assert late.power_w[0, :32].max() <= cap + 0.01
+    assert late.power_w[0, 32:].min() > cap
+    assert label(run).entity == "rack 0"
+
+
+# Loss.
+
+
+def losses(run):
+    out: dict[int, float] = {}
+    for event in events(run, StepsCompleted):
+        out.update(zip(event.step.tolist(), event.loss.tolist(), strict=True))
+    return np.array([out[step] for step in range(1, 601)])
+
+
+def test_a_spike_peaks_at_its_height_after_the_gradient_norm_and_heals():
+    run = struck(fault("loss-spike", at_step=200, severity=2.0))
+    excess = losses(run) - losses(QUIET)
+    assert np.flatnonzero(excess > 1e-6)[0] == 200  # step 201 is the first touched one
+    assert excess.argmax() == 204
+    assert excess[204] == pytest.approx(2.0)
+    grad = run.steps(1, 600).grad_norm / QUIET.steps(1, 600).grad_norm
+    assert (np.diff(np.log(grad[200:205])) > 1).all()  # it leads, by a factor a step
+    assert excess[270] < 0.15
+    assert label(run).cleared_s is not None
+
+
+def test_the_template_of_a_spike_is_blooms():
+    """BLOOM-176B, 2022-04-12: 2.20; 2.22, 2.60, 2.24, 2.35, 5.10, 3.49, 3.21, 2.80 ... 2.216."""
+    published = np.array([2.22, 2.60, 2.24, 2.35, 5.10, 3.49, 3.21, 2.80]) - 2.20
+    ours = loss_excess("loss-spike", 2.9, np.arange(8.0))
+    assert np.abs(ours[:5] - published[:5]).max() < 0.03
+    assert np.abs(ours[5:] - published[5:]).max() < 0.15
+    assert loss_excess("loss-spike", 2.9, np.array([35.0]))[0] < 0.05
+
+
+def test_nan_stays_until_the_run_is_taken_back_and_other_batches_come():
+    kind = replace(catalog.fault_kind("loss-nan"), detect_low_s=30.0, detect_high_s=60.0)
+    run = struck(InjectedFault(kind, at_step=400))
+    rows = [
+        (event.attempt, step, loss)
+        for event in events(run, StepsCompleted)
+        for step, loss in zip(event.step.tolist(), event.loss.tolist(), strict=True)
+    ]
+    wrong = [(attempt, step) for attempt, step, loss in rows if math.isnan(loss)]
+    assert wrong[0] == (1, 401)
+    assert {attempt for attempt, _ in wrong} == {1}
+    restarted = events(run, RunRestarted)[0]
+    assert restarted.step == 300  # the newest checkpoint 100 steps before it
+    assert 200 <= restarted.skipped_batches <= 500
+    again = [loss for attempt, step, loss in rows if attempt == 2 and step <= 400]
+    before = [loss for attempt, step, loss in rows if attempt == 1 and 300 < step <= 400]
+    assert len(again) == len(before)
+    assert not set(again) & set(before)
+    assert MessageKind.NAN_LOSS in messages(run)
+
+
+def test_a_validation_of_a_diverged_model_says_so_and_is_no_best():
+    kind = replace(catalog.fault_kind("divergence"), detect_low_s=9e3, detect_high_s=9.1e3)
+    unseen = struck(InjectedFault(kind, at_step=300, severity=4.0))
+    (validation,) = events(unseen, ValidationCompleted)
+    (usual,) = events(QUIET, ValidationCompleted)
+    assert validation.loss > usual.loss + 2
+
+
+def test_corruption_that_nobody_has_noticed_survives_a_launch():
+    sdc = replace(catalog.fault_kind("silent-data-corruption"), detect_low_s=9e5, detect_high_s=1e6)
+    crash = InjectedFault(WATCHDOG_KIND, at_step=320, gpu=50)
+    run = struck(InjectedFault(sdc, at_step=100, gpu=3, severity=0.3), crash)
+    assert label(run, 1).cleared_s is None
+    assert (losses(run) - losses(QUIET))[590] == pytest.approx(0.3 * (1 - math.exp(-490 / 400)))
+
+
+def test_replays_bring_the_same_spike_as_the_same_data():
+    run = struck(
+        fault("loss-spike", at_step=200, severity=2.0), InjectedFault(WATCHDOG_KIND, at_step=220)
+    )
+    seen: dict[int, float] = {}
+    for event in events(run, StepsCompleted):
+        for step, loss in zip(event.step.tolist(), event.loss.tolist(), strict=True):
+            assert seen.setdefault(step, loss) == loss
+    assert run.summary.attempts == 2
+
+
+# Storage.
+
+
+def test_slow_storage_makes_the_next_save_longer():
+    run = struck(fault("storage-slow", at_step=100, severity=8.0, duration_s=60.0))
+    saves, usual = (events(r, CheckpointSaved) for r in (run, QUIET))
+    assert saves[0].duration_s == pytest.approx(8 * usual[0].duration_s)
+    assert saves[1].duration_s == pytest.approx(usual[1].duration_s)  # it lapsed: one was met
+    assert label(run).lost_s == pytest.approx(7 * usual[0].duration_s)
+    assert dict(label(run).signals) == {"checkpoint_time": saves[0].time_s}
+
+
+def test_full_storage_fails_the_save_and_the_checkpoint_before_stays_good():
+    run = struck(fault("storage-full", at_step=200))
+    failed = next(s for s in run.timeline.spans if s.phase is Phase.CHECKPOINT and s.cut)
+    restarted = events(run, RunRestarted)[0]
+    assert (failed.step, restarted.step) == (300, 150)
+    assert [e.step for e in events(run, CheckpointSaved) if e.time_s < restarted.time_s] == [150]
+    assert MessageKind.STORAGE_FULL in messages(run)
+
+
+def test_a_corrupt_checkpoint_is_found_at_the_next_crash():
+    run = struck(
+        fault("checkpoint-corrupted", at_step=200), InjectedFault(WATCHDOG_KIND, at_step=350)
+    )
+    restarted = events(run, RunRestarted)[0]
+    assert restarted.step == 150  # not 300, which cannot be read
+    corrupt = [e for e in events(run, MessageLogged) if e.message is MessageKind.CHECKPOINT_CORRUPT]
+    assert [(e.value, e.attempt) for e in corrupt] == [(300.0, 2)]
+    assert label(run, 1).detected_s == restarted.time_s
+
+
+def test_a_corrupt_checkpoint_that_nobody_reads_harms_nobody():
+    run = struck(fault("checkpoint-corrupted", at_step=200))
+    third = [e.time_s for e in events(run, CheckpointSaved)][2]
+    assert (label(run).detected_s, label(run).cleared_s) == (None, third)
+    assert label(run).lost_s == 0
+
+
+# Stops, crashes, hangs.
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("host-maintenance", "maintenance"), ("job-preempted", "preempted")]
+)
+def test_who_is_asked_to_end_saves_first_and_loses_no_step(name, reason):
+    run = struck(fault(name, at_step=250, gpu=20))
+    aborted, restarted = events(run, RunAborted)[0], events(run, RunRestarted)[0]
+    assert (aborted.reason, aborted.step, restarted.step) == (reason, 250, 250)
+    assert restarted.lost_steps == 0
+    assert events(run, StepsCompleted)[-1].step[-1] == 600
+
+
+def test_nvlink_errors_are_counted_before_the_link_fails():
+    run = struck(fault("nvlink-error", at_step=100, gpu=17))
+    incident = run.timeline.incidents[0]
+    assert incident.strike_s is not None
+    between = run.fleet((incident.time_s + incident.strike_s) / 2)
+    signs = SignalSource(run.plan).at(between, 0).signs
+    assert [(name, gpu) for name, gpu, _ in signs] == [("nvlink-crc", 17)]
+    assert run.timeline.spans[-1].step == 600
+
+
+def test_all_gpus_of_a_crashed_host_are_lost_until_a_spare_is_there():
+    run = struck(fault("host-crash", at_step=100, gpu=20))
+    strike_s = run.timeline.incidents[0].strike_s
+    assert run.fleet(strike_s + 1).lost == tuple(range(16, 24))
+    assert run.fleet(events(run, RunRestarted)[0].time_s + 1).lost == ()
+    assert run.timeline.spares(2) == ((2, 8),)
+
+
+def test_a_hang_is_full_utilisation_with_idle_tensor_cores():
+    run = struck(fault("nccl-hang", at_step=100))
+    strike_s = run.timeline.incidents[0].strike_s
+    samples = run.fleet(strike_s + 300)
+    signals = SignalSource(run.plan).at(samples, 0)
+    assert samples.util_pct.min() == 100
+    assert samples.power_w.max() < 0.35 * SPEC.gpu.tdp_w
+    assert signals.tensor_active.max() == 0
+    assert signals.network_bytes_per_s.max() == 0
+
+
+def test_every_kind_runs_to_its_end_and_is_labelled():
+    for name in catalog.names("fault"):
+        run = struck(fault(name, at_step=200, gpu=17))
+        assert label(run).kind == name
+        assert run.timeline.spans[-1].step == 600
