@@ -99,14 +99,17 @@ def resolve(request: Request, seed: int) -> RunSpec:
         )
 
     if any(name == "model" or name.startswith("model.") for name in asked):
-        spec = replace(resolution(is_random=False).spec(), notes=notes)
-        return _on_a_card_that_fits(spec) if is_launch and not _names_a_gpu(asked) else spec
+        named = resolution(is_random=False)
+        spec = replace(named.spec(), notes=notes)
+        if is_launch and not _names_a_gpu(asked):
+            spec = _on_a_card_that_fits(spec)
+        return named.with_faults(spec)
     refused: frozenset[str] = frozenset()
     first_error: PlanError | None = None
     for _ in range(RANDOM_MODELS_TRIED):
         attempt = resolution(is_random=True, without=refused)
         try:
-            spec = attempt.spec()
+            spec = attempt.with_faults(attempt.spec())
             plan(spec)
         except PlanError as error:  # this model does not suit what was asked: another may
             first_error = first_error or error
@@ -148,13 +151,15 @@ def _merged(below: Asked, above: Asked) -> Asked:
     """`above` over `below`, without what of `below` goes with something that was replaced.
 
     Whoever asks for another model than the spec file's wants all of it, and its tokenizer;
-    another length has a warm-up and intervals of its own.
+    another length has a warm-up and intervals of its own; other faults replace all of them.
     """
     gone = [f"{name}." for name in NAMED if name in above]
     if "model" in above:
         gone += ["tokenizer"]
     if "gpu" in above and "cluster" in below:
         gone += ["cluster"]
+    if "faults" in above:
+        gone += ["fault"]
     if any(name in above for name in LENGTHS):
         gone += [*LENGTHS, "recipe.steps_per_epoch", "recipe.warmup_steps"]
         gone += ["recipe.validation_interval_steps", "recipe.checkpoint_interval_steps"]

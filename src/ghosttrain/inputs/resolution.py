@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ghosttrain.core.rng import Stream, stream_key
 from ghosttrain.core.spec import (
     Cluster,
     Dataset,
+    Faults,
     Gpu,
     Model,
     ParallelRequest,
@@ -42,7 +44,7 @@ from ghosttrain.inputs.choices import (
     round_number,
     warmup_steps,
 )
-from ghosttrain.inputs.faults import read_faults
+from ghosttrain.inputs.faults import Setting, read_faults
 from ghosttrain.inputs.fields import Asked, asked_of
 from ghosttrain.inputs.limits import refuse_endless_stops, refuse_odd_gpu, refuse_odd_model
 from ghosttrain.inputs.models import complete, edited_model, load_model
@@ -106,7 +108,7 @@ class Resolution:
         return chosen
 
     def spec(self) -> RunSpec:
-        """The complete spec.
+        """The complete spec but for its faults: `with_faults()` adds them.
 
         Raises:
             RequestError: If a name is unknown, a file cannot be read, or values contradict.
@@ -135,7 +137,7 @@ class Resolution:
             time_limit_s=self.asked.get("time_limit_s", 400 * DAY_S),
             output_dir=self.asked.get("output_dir", "outputs"),
         )
-        spec = self._with_faults(self._with_intervals(spec))
+        spec = self._with_intervals(spec)
         return replace(spec, chosen=tuple(self.chosen))
 
     def _plain_recipe(self) -> Asked:
@@ -392,19 +394,48 @@ class Resolution:
             self.chosen.append((validates, f"a validation every {steps:,} steps"))
         return replace(spec, recipe=replace(recipe, **open_))
 
-    def _with_faults(self, spec: RunSpec) -> RunSpec:
-        faults = read_faults(
-            self.asked.get("faults", "none"),
-            gpus=spec.cluster.gpus,
-            watchdog_timeout_s=self.asked.get("watchdog_timeout_s", 600.0),
-            some_time_s=lambda: self._time_in_training_s(spec),
-        )
-        return replace(spec, faults=faults)
+    def with_faults(self, spec: RunSpec) -> RunSpec:
+        """The spec with the faults that were asked for.
 
-    def _time_in_training_s(self, spec: RunSpec) -> float:
-        """A moment from the middle half of training."""
-        planned = plan(spec)
-        share = 0.25 + 0.5 * self.draw("faults.at")
-        at_s = round(planned.init_s + share * (planned.run_s - planned.init_s), 3)
-        self.chosen.append(("faults", f"at {at_s:,.0f} s"))
-        return at_s
+        Raises:
+            RequestError: If they make no sense, or the times of those that have none hang on a
+                plan that cannot be.
+        """
+        words, tables = self.asked.get("faults", "none"), self.asked.get("fault", ())
+        timeout_s = self.asked.get("watchdog_timeout_s", 600.0)
+        if words == "none" and not tables:
+            return replace(spec, faults=Faults(watchdog_timeout_s=timeout_s))
+        drawn: list[str] = []
+        planned = cache(lambda: plan(spec))
+
+        def moment_s(share: float) -> float:
+            return planned().init_s + share * (planned().run_s - planned().init_s)
+
+        def some_time_s(name: str) -> float:
+            """A moment from the middle half of training."""
+            stream = f"faults.at.{len(drawn)}" if drawn else "faults.at"
+            at_s = round(moment_s(0.25 + 0.5 * self.draw(stream)), 3)
+            drawn.append(f"{name} at {at_s:,.0f} s")
+            return at_s
+
+        setting = Setting(self.seed, spec.gpu, spec.cluster, moment_s, some_time_s)
+        faults = read_faults(words, setting, tables=tables, watchdog_timeout_s=timeout_s)
+        chosen = (("faults", ", ".join(drawn)),) if drawn else ()
+        notes = _too_late(replace(spec, faults=faults))
+        return replace(
+            spec, faults=faults, chosen=(*spec.chosen, *chosen), notes=(*spec.notes, *notes)
+        )
+
+
+def _too_late(spec: RunSpec) -> tuple[tuple[str, str], ...]:
+    """A note on the faults that the run will not live to see, if all goes as planned."""
+    try:
+        end_s = plan(spec).run_s
+    except PlanError:  # whoever plans it says why
+        return ()
+    steps = spec.recipe.total_steps
+    late = sum(f.at_step > steps or f.at_s > end_s for f in spec.faults.injected)
+    if not late:
+        return ()
+    what = f"{late:,} of {len(spec.faults.injected):,} come"
+    return (("faults", f"{what} after the planned end, {end_s:,.0f} s or {steps:,} steps"),)
