@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,9 @@ from hypothesis import strategies as st
 
 from ghosttrain.core.events import (
     EpochCompleted,
+    IncidentLabelled,
+    MessageKind,
+    MessageLogged,
     Phase,
     PhaseStarted,
     RunRestarted,
@@ -89,7 +94,29 @@ def test_incidents_are_kept_in_order():
     board = dashboard_after(RunRestarted)
     names = [type(i).__name__ for i in board.incidents]
     wanted = ["FaultOccurred", "WatchdogTimedOut", "RunAborted", "RunRestarted"]
-    assert [n for n in names if n != "WarningRaised"] == wanted
+    assert [n for n in names if n not in ("WarningRaised", "MessageLogged")] == wanted
+
+
+def test_errors_that_are_logged_are_incidents_and_labels_are_not():
+    board = Dashboard()
+    for event in faulty_events():
+        board.accept(event)
+    logged = [i for i in board.incidents if isinstance(i, MessageLogged)]
+    assert any(m.message is MessageKind.XID and m.code == 79 for m in logged)
+    assert not any(m.message is MessageKind.AGENT_SIGTERM for m in logged)
+    assert not any(isinstance(i, IncidentLabelled) for i in board.incidents)
+
+
+def test_a_loss_that_is_no_number_is_shown_and_widens_nothing():
+    board = dashboard_after(StepsCompleted)
+    steps = next(e for e in faulty_events() if isinstance(e, StepsCompleted))
+    before = board.progress()
+    board.accept(replace(steps, loss=np.full(len(steps.step), np.nan)))
+    after = board.progress()
+    assert before is not None
+    assert after is not None
+    assert np.isnan(after.loss)
+    assert np.isfinite(after.widest_loss)
 
 
 def test_a_restart_goes_back():

@@ -21,14 +21,18 @@ from ghosttrain.core.events import (
     Event,
     FleetSampled,
     FleetSamples,
+    IncidentLabelled,
     RunStarted,
     StepsCompleted,
 )
 from ghosttrain.core.laws.architecture import attention_width
-from ghosttrain.core.laws.thermal import sm_clock_mhz
 from ghosttrain.core.plan import Plan
+from ghosttrain.core.signals import SignalSource
+from ghosttrain.core.units import GB
 
 SCHEMA = "ghosttrain.events/1"
+
+LARGEST_EXPONENT = 700.0  # of a float64; a loss beyond has its perplexity cut there
 
 _STEP = (
     '{"event":"step","time_s":%.6f,"attempt":%d,"step":%d,"loss":%.6f,"ppl":%.4f,'
@@ -41,7 +45,8 @@ _COLLECTIVE = (
 )
 _FLEET = (
     '{"event":"fleet","time_s":%.6f,"step":%d,"util_pct":%s,"temp_c":%s,"memory_gib":%s,'
-    '"power_w":%s,"sm_clock_mhz":%s,"lost":%s}\n'
+    '"power_w":%s,"sm_clock_mhz":%s,"sm_active":%s,"tensor_active":%s,"nvlink_gbs":%s,"ib_gbs":%s,'
+    '"signs":%s,"lost":%s}\n'
 )
 
 
@@ -50,17 +55,21 @@ class JsonlWriter:
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
+        self._signals: SignalSource | None = None
 
     def accept(self, event: Event) -> bytes:
         """The lines of one event, complete with their newlines."""
         if isinstance(event, RunStarted):
-            self._plan = event.plan
+            self._plan, self._signals = event.plan, SignalSource(event.plan)
             return _line(run_row(event))
         if isinstance(event, StepsCompleted):
             return self._steps(event).encode()
         if isinstance(event, FleetSampled):
             return self._fleet(event.samples, 0).encode()
-        return _line({"event": _snake(type(event).__name__), **asdict(event)})
+        row = {"event": _snake(type(event).__name__), **asdict(event)}
+        if isinstance(event, IncidentLabelled):
+            row["signals"] = dict(event.signals)
+        return _line(row)
 
     def _steps(self, event: StepsCompleted) -> str:
         assert self._plan is not None, "a run's events begin with RunStarted"
@@ -70,7 +79,7 @@ class JsonlWriter:
             np.full(len(event.step), event.attempt),
             event.step,
             event.loss,
-            np.exp(event.loss),
+            np.exp(np.minimum(event.loss, LARGEST_EXPONENT)),
             event.grad_norm,
             event.learning_rate,
             event.step_time_s,
@@ -80,6 +89,8 @@ class JsonlWriter:
             event.step * tokens,
         )
         lines = [_STEP % row for row in zip(*(c.tolist() for c in columns), strict=True)]
+        if np.isnan(event.loss).any():  # JSON has no word for it
+            lines = [line.replace(":nan,", ":null,") for line in lines]
         first = int(event.step[0])
         if event.collectives is not None:
             for k, step in enumerate(event.collectives.step.tolist()):
@@ -92,8 +103,8 @@ class JsonlWriter:
     def _fleet(self, samples: FleetSamples, k: int) -> str:
         """One fleet row, values quantised as telemetry reports them."""
         assert self._plan is not None
-        clock = sm_clock_mhz(self._plan.spec.gpu, samples.power_w[k])
-        clock[list(samples.lost)] = 0.0
+        assert self._signals is not None
+        signals = self._signals.at(samples, k)
         return _FLEET % (
             samples.time_s[k],
             samples.step[k],
@@ -101,7 +112,12 @@ class JsonlWriter:
             _integers(samples.temp_c[k]),
             _decimals(samples.memory_gib[k], 2),
             _decimals(samples.power_w[k], 1),
-            _integers(clock),
+            _integers(signals.sm_clock_mhz),
+            _decimals(signals.sm_active, 3),
+            _decimals(signals.tensor_active, 3),
+            _decimals(signals.nvlink_bytes_per_s / np.float32(GB), 1),
+            _decimals(signals.network_bytes_per_s / np.float32(GB), 1),
+            _signs(signals.signs),
             list(samples.lost),
         )
 
@@ -118,6 +134,14 @@ class JsonlWriter:
             samples.duration_s[k],
             samples.busbw_gbs[k],
         )
+
+
+def _signs(signs: tuple[tuple[str, int, int], ...]) -> str:
+    """Counters and marks by name, then by GPU."""
+    table: dict[str, dict[int, int]] = {}
+    for name, gpu, value in signs:
+        table.setdefault(name, {})[gpu] = value
+    return json.dumps(table, separators=(",", ":"))
 
 
 def _integers(values: NDArray[np.float32]) -> str:

@@ -17,6 +17,8 @@ from ghosttrain.core.events import (
     FleetSampled,
     FleetSamples,
     GpusDetected,
+    IncidentLabelled,
+    MessageLogged,
     Phase,
     PhaseEnded,
     PhaseStarted,
@@ -33,12 +35,15 @@ from ghosttrain.core.events import (
     WatchdogTimedOut,
 )
 from ghosttrain.views.renderables.bars import Progress
+from ghosttrain.views.renderables.fault_lines import message_level
 from ghosttrain.views.renderables.glyphs import UNICODE, Glyphs
 from ghosttrain.views.renderables.init_lines import weights_label
 from ghosttrain.views.renderables.numbers import duration
 from ghosttrain.views.renderables.run_card import RunCard
 
-Incident = WarningRaised | FaultOccurred | WatchdogTimedOut | RunAborted | RunRestarted
+Incident = (
+    WarningRaised | FaultOccurred | MessageLogged | WatchdogTimedOut | RunAborted | RunRestarted
+)
 
 INCIDENTS_KEPT = 200
 HISTORY_KEPT = 4096  # points of the loss curve, at least half of them used once it is long
@@ -112,7 +117,7 @@ class Dashboard:
         fleet: The newest samples of the GPUs (draw the last of them).
         gpus_detected: Ranks that have reported their GPUs in this attempt.
         history: The loss curve, thinned.
-        incidents: The newest warnings and faults, oldest first.
+        incidents: The newest warnings, faults and errors logged, oldest first.
         validation: The newest validation.
         summary: What the run came to, once it is over.
     """
@@ -168,7 +173,16 @@ class Dashboard:
                 self.attempt, self.step = event.attempt, event.step
             case WarningRaised() | FaultOccurred() | WatchdogTimedOut() | RunAborted():
                 self.incidents.append(event)
-            case AllReduceTested() | EpochCompleted() | CheckpointSaved() | ShardWritten():
+            case MessageLogged():
+                if message_level(event) == "ERROR":
+                    self.incidents.append(event)
+            case (
+                AllReduceTested()
+                | EpochCompleted()
+                | CheckpointSaved()
+                | IncidentLabelled()
+                | ShardWritten()
+            ):
                 pass
             case _ as never:
                 assert_never(never)
@@ -212,6 +226,7 @@ class Dashboard:
         epoch = self.epoch
         label, frac, detail = self._phase_at(card, now)
         recent = self.history.loss[-_RECENT_POINTS:]
+        recent = recent[np.isfinite(recent)]
         return Progress(
             epoch=epoch,
             epochs=card.spec.recipe.epochs,

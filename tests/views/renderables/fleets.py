@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from ghosttrain import catalog
-from ghosttrain.core.events import Event, FleetSamples, RunStarted
+from ghosttrain.core.events import Condition, Event, FleetSamples, Phase, RunStarted
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Faults, Gpu, InjectedFault, Recipe, RunSpec
 from ghosttrain.views.renderables.run_card import RunCard
@@ -49,6 +49,8 @@ def even_fleet(
         filled(memory),
         filled(power),
         lost,
+        np.full(count, 2.47),
+        (Condition(Phase.TRAINING, 0.0),) * count,
     )
 
 
@@ -67,7 +69,11 @@ def random_fleet(gpus: int, *, seed: int = 0, count: int = 1, step: int = 410) -
         column[:, list(lost)] = 0
     step_column = np.arange(step, step + 10 * count, 10)
     time_column = 24.7 * np.arange(count, dtype=np.float64)
-    return FleetSamples(step_column, time_column, util, temp, memory, power, lost)
+    step_time = np.full(count, 2.47)
+    conditions = (Condition(Phase.TRAINING, 0.0),) * count
+    return FleetSamples(
+        step_column, time_column, util, temp, memory, power, lost, step_time, conditions
+    )
 
 
 @cache

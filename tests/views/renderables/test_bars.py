@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,24 @@ def test_two_lines_of_the_contract():
         EPOCH,
         f"{STEP} | Loss: 3.6401 | PPL: 38.10 | LR: 2.95e-04 | 424690 tok/s | 16m52s<1h50m",
     ]
+
+
+@pytest.mark.parametrize("width", [60, 100, 125, 200])
+@pytest.mark.parametrize("widest", [0.0, 3.7, math.nan])
+def test_a_loss_that_is_no_number_moves_nothing(width, widest):
+    """The columns are as wide as the finite losses of late."""
+    before = pinned(width, widest_loss=3.7)
+    after = pinned(width, loss=math.nan, grad_norm=math.nan, widest_loss=widest)
+    if widest == 3.7:
+        assert [len(line) for line in after] == [len(line) for line in before]
+    assert all(len(line) <= width for line in after)
+    assert any("Loss:" in line and "nan" in line for line in after)
+
+
+@pytest.mark.parametrize("loss", [50.0, 1e6, math.inf])
+def test_a_huge_loss_fits_or_goes(loss):
+    for width in (60, 100, 125, 200):
+        assert all(len(line) <= width for line in pinned(width, loss=loss))
 
 
 def test_more_where_the_width_allows():

@@ -4,12 +4,13 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ghosttrain import catalog
 from ghosttrain.core.events import (
-    FaultOccurred,
     GpusDetected,
+    MessageLogged,
     Phase,
     PhaseEnded,
     RunFinished,
@@ -18,8 +19,9 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WarningKind,
     WarningRaised,
+    WatchdogTimedOut,
 )
-from ghosttrain.core.spec import Layout
+from ghosttrain.core.spec import Faults, Layout
 from ghosttrain.views.renderables.glyphs import ASCII
 from ghosttrain.views.renderables.log_lines import log_lines
 from ghosttrain.views.renderables.run_card import RunCard
@@ -220,24 +222,49 @@ def test_warnings_have_cause_and_numbers(card, kind, node, value, baseline, text
 def test_a_fault_is_told_from_the_kernel_to_the_restart(card):
     log = "\n".join(line[22:] for line in whole_log(card) if STAMP.match(line))
     parts = (
-        "ERROR   [Rank 13/64] [Node 1/8] gpu-0001 fault 1: gpu-off-bus",
+        "INFO    [fault 1] gpu-off-bus begins at [Rank 13/64] [Node 1/8], step ",
+        "ERROR   [Rank 13/64] [Node 1/8] gpu-0001 kernel: NVRM: Xid (PCI:0000:",
         "): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.",
         "WARNING No progress since step",
-        "ERROR   [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=",
+        "ERROR   [rank0]:[E101 ",
+        "] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=",
         "Timeout(ms)=600000",
         "ERROR   [Rank 13/64] [Node 1/8] did not arrive: 63 ranks waited 10m00s",
         "ERROR   Attempt 1 ended at step",
         "INFO    [Node 1/8] replaced by a spare after",
         "INFO    Attempt 2 starts from the beginning",
+        "INFO    [fault 1] gpu-off-bus over: noticed after ",
     )
     places = [log.index(part) for part in parts]
     assert places == sorted(places)
 
 
-def test_a_fault_without_xid_is_told_by_name(card):
-    event = next(e for e in faulty_events() if isinstance(e, FaultOccurred))
-    (line,) = log_lines(replace(event, xid=0, kind="switch-down"), card)
-    assert line.text.endswith("[Rank 13/64] [Node 1/8] gpu-0001 fault 1: switch-down")
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 12.5, 1e6])
+@pytest.mark.parametrize("width", [60, 100, 10_000])
+def test_a_loss_gone_astray_moves_no_column(card, loss, width):
+    """No number, infinite, or as bad as a guess: fields stand where they stood."""
+    card = replace(card, grad_width=7)
+    event = next(e for e in faulty_events() if isinstance(e, StepsCompleted))
+    count = len(event.step)
+    grad = np.full(count, math.nan if math.isnan(loss) else 960.0)
+    astray = replace(event, loss=np.full(count, loss), grad_norm=grad)
+    before = log_lines(event, card, width=width)[0].text
+    after = log_lines(astray, card, width=width)[0].text
+    assert before.index("  loss") == after.index("  loss")
+    if not loss > 700:  # its perplexity is no float
+        assert before.find("  lr ") == after.find("  lr ")
+        assert before.find("MFU") == after.find("MFU")
+
+
+def test_a_run_that_may_go_astray_has_room_for_the_loss_of_a_guess():
+    run = faulty_run()
+    calm = with_recipe(run, continued_loss=2.0)
+    kind = replace(run.spec.faults.injected[0].kind, effect="loss-spike")
+    spec = replace(calm.spec, faults=Faults(drawn=(kind,)))
+    wild = RunCard.of(RunStarted(0.0, 1, replace(calm.plan, spec=spec)))
+    assert (calm.loss_width, calm.ppl_width) == (6, 5)
+    assert wild.loss_width == len(f"{math.log(128256):.4f}")
+    assert wild.ppl_width >= len(f"{128256:.2f}")
 
 
 def test_a_validation_is_compared_with_training_and_the_best(card):
@@ -259,12 +286,12 @@ def test_ascii_logs_are_ascii():
 
 
 def test_lines_stay_within_120_columns(card):
-    """All but the kernel's own words: there the last characters of its sentence go."""
+    """All but the words of other programs, which break no line."""
     lines = [
         line.text
         for event in faulty_events()
+        if not isinstance(event, MessageLogged | WatchdogTimedOut)
         for line in log_lines(event, card, width=120)
-        if "NVRM" not in line.text
     ]
     assert [line for line in lines if len(line) > 120] == []
 

@@ -50,16 +50,7 @@ def test_samples_do_not_depend_on_how_many_are_written_at_once(gpus):
     blocks = plain_grid(samples, H100, 8)
     alone = PlainGrid(H100, 8, gpus)
     for k in (0, 31, 32, 69):
-        one = type(samples)(
-            samples.step[k : k + 1],
-            samples.time_s[k : k + 1],
-            samples.util_pct[k : k + 1],
-            samples.temp_c[k : k + 1],
-            samples.memory_gib[k : k + 1],
-            samples.power_w[k : k + 1],
-            samples.lost,
-        )
-        assert alone.write(one) == [blocks[k]]
+        assert alone.write(samples.part(k, k + 1)) == [blocks[k]]
 
 
 def test_every_value_is_the_nearest():

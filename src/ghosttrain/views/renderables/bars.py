@@ -6,6 +6,7 @@ as the loss falls but never jump to and fro.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ghosttrain.views.renderables.glyphs import Glyphs
@@ -153,8 +154,9 @@ def _barred(label: str, frac: float, cells: int, tail: str) -> Line:
 
 
 def _fields(progress: Progress) -> dict[str, tuple[Piece, ...]]:
-    """Every field as pieces, each of a width that stays."""
-    widest = max(progress.loss, progress.widest_loss)
+    """Every field as pieces, each of a width that stays, also while the loss is no number."""
+    seen = (progress.loss, progress.widest_loss)
+    widest = max((loss for loss in seen if math.isfinite(loss)), default=0.0)
     loss_width = len(f"{widest:.4f}")
     ppl_width = len(f"{perplexity(widest):.2f}")
     digits = len(str(progress.steps_per_epoch))

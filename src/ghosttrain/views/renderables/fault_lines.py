@@ -1,11 +1,41 @@
-"""Log lines of what goes wrong: warnings, faults, the watchdog, aborts and restarts."""
+"""Log lines of what goes wrong: causes, the machine's own messages, aborts and restarts.
+
+Templates, behind the timestamp and the level ({place} is `[Rank 17/64] [Node 2/8]`, {node} is
+`[Node 2/8]`, {g} the GPUs from there on; numbers of steps have thousands commas):
+
+    INFO    [fault {n}] {kind} begins at {place}[ × {g}], step {s}[, severity {x}]
+    INFO    [fault {n}] {kind} over: noticed after {duration}|never noticed, {l} steps lost,
+            {duration} lost[, benign]
+    level   {prefix}{raw line}       one for each line the real program writes (core/messages); its
+                                     prefix names the writer where the raw line does not:
+            {place} {host} kernel: NVRM: Xid (PCI:0000:43:00): 79, ...   the kernel about a GPU
+            {node} {host} kernel: ...                                    the kernel of a node
+            {node} {host} W0308 10:52:41.118000 31790 torch/distributed/...    torchrun's agent
+            {place} [exiting program after receiving SIGTERM.] ...       the training program
+            [rank17]: ..., gpu-0002:31842:31905 [1] ... NCCL WARN ..., srun: ..., oncall: ...,
+            torchrun's block of lines `pretrain_gpt.py FAILED`   as they are
+    level     (and {n} more ranks|nodes within {x.x}s)      behind the lines of the first
+    ERROR   {place} did not arrive: {w} ranks waited {duration}, all processes end
+    ERROR   Attempt {n} ended at step {s}: {l} steps since the checkpoint at step {c}|the start
+            lost[ (maintenance|preempted|operator|rollback)]      WARNING where there is a reason
+    WARNING No progress since step {s}; watchdog in {time}
+    WARNING Draining and requeueing, about {duration}
+    INFO    {node} replaced by a spare after {duration} down
+    INFO    Same nodes again after {duration} down
+    INFO    Attempt {n} starts from step {s}|the beginning, {r} steps to repeat[, {b} batches
+            skipped]
+
+Stamps that raw lines begin with are left out: the log has its own.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+import re
+from typing import TYPE_CHECKING, Literal, assert_never
 
-from ghosttrain.core.events import WarningKind
-from ghosttrain.core.identity import host_name, pci_bus_id, process_id
+from ghosttrain.core.events import MessageKind, WarningKind
+from ghosttrain.core.identity import host_name
+from ghosttrain.core.messages import message_lines
 from ghosttrain.views.renderables.line import Line
 from ghosttrain.views.renderables.log_line import log_line
 from ghosttrain.views.renderables.numbers import duration, short_time
@@ -14,6 +44,8 @@ from ghosttrain.views.renderables.run_card import RunCard
 if TYPE_CHECKING:
     from ghosttrain.core.events import (
         FaultOccurred,
+        IncidentLabelled,
+        MessageLogged,
         PhaseStarted,
         RunAborted,
         RunRestarted,
@@ -21,24 +53,37 @@ if TYPE_CHECKING:
         WatchdogTimedOut,
     )
 
-# Kernel texts by Xid (NVIDIA Xid catalogue, as kernel logs show them). A process that is
-# gone with its GPU has no number there.
-_XID_TEXTS = {
-    13: "Graphics Exception: ChID 000c, Class 0000cbc0, Offset 00000000, Data 00000000",
-    31: "Ch 00000018, intr 00000000. MMU Fault: ENGINE GRAPHICS GPCCLIENT_T1_0 faulted",
-    43: "Ch 00000010",
-    45: "Ch 00000010",
-    48: "DBE (double bit error) ECC Error",
-    63: "Row Remapper: New row marked for remapping, reset gpu to activate.",
-    64: "Row Remapper: remapping failed, reset gpu to activate.",
-    74: "NVLink: fatal error detected on link 14(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)",
-    79: "GPU has fallen off the bus.",
-    94: "Contained: SM (0x1). RST: No, D-RST: No",
-    95: "Uncontained: LTC TAG (0x2,0x0). RST: Yes, D-RST: No",
-    119: "Timeout after 6s of waiting for RPC response from GPU0 GSP!",
-    120: "GSP Error: Task 1 raised error code 0x5",
-}
-_WITHOUT_PROCESS = (48, 63, 64, 74, 79, 119, 120)
+Level = Literal["INFO", "WARNING", "ERROR"]
+
+# The kernel's seconds since boot, NCCL's and slurmctld's dates.
+_STAMP = re.compile(r"\[(?: *\d+\.\d{6}|\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?)\] ")
+_ROW_REMAP = 63  # the one Xid after which the run goes on as it was
+
+_KERNEL = (
+    MessageKind.XID,
+    MessageKind.OOM_KILL,
+    MessageKind.PANIC,
+    MessageKind.LINK_DOWN,
+    MessageKind.LINK_UP,
+    MessageKind.THROTTLE,
+)
+_AGENT = (MessageKind.AGENT_SIGTERM, MessageKind.AGENT_FAILED)
+_PROGRAM = (MessageKind.SIGTERM, MessageKind.STORAGE_SLOW)
+# Written once for all the workers they are about.
+_WRITTEN_ONCE = (*_AGENT, MessageKind.AGENT_SUMMARY, MessageKind.SIGTERM)
+_INFO = (MessageKind.LINK_UP, MessageKind.OPERATOR_REPAIRED)
+_WARNING = (
+    MessageKind.LINK_DOWN,
+    MessageKind.THROTTLE,
+    MessageKind.NCCL_PORT_ERROR,
+    MessageKind.SIGTERM,
+    MessageKind.STORAGE_SLOW,
+    MessageKind.ROLLBACK,
+    MessageKind.AGENT_SIGTERM,
+    MessageKind.PREEMPTED,
+    MessageKind.OPERATOR_NOTICED,
+    MessageKind.OPERATOR_EXCLUDED,
+)
 
 
 def warning_lines(event: WarningRaised, card: RunCard) -> list[Line]:
@@ -73,36 +118,76 @@ def _usual(value: float, baseline: float) -> str:
 
 
 def fault_lines(event: FaultOccurred, card: RunCard) -> list[Line]:
-    """The kernel's Xid line, or the fault by name where it has no Xid."""
-    spec = card.spec
-    local = event.gpu % spec.cluster.gpus_per_node
-    place = f"{card.place(event.gpu)} {host_name(spec.cluster, event.node)}"
-    if not event.xid or spec.gpu.vendor != "NVIDIA":
-        text = f"{place} fault {event.fault}: {event.kind}"
-        return [log_line(card, event.time_s, text, level="ERROR")]
-    if event.xid in _WITHOUT_PROCESS:
-        process = "pid='<unknown>', name=<unknown>"
-    else:
-        process = f"pid={process_id(event.node, local, event.attempt)}, name=python3"
-    what = _XID_TEXTS.get(event.xid, event.kind)
-    kernel = f"NVRM: Xid (PCI:{pci_bus_id(spec.gpu, local)}): {event.xid}, {process}, {what}"
-    return [
-        log_line(card, event.time_s, f"{place} fault {event.fault}: {event.kind}", level="ERROR"),
-        log_line(card, event.time_s, kernel, level="ERROR"),
-    ]
+    """That a fault begins: what only whoever asked for it knows."""
+    gpus = f" × {event.gpus:,}" if event.gpus > 1 else ""
+    severity = f", severity {event.severity:.3g}" if event.severity else ""
+    text = f"{event.kind} begins at {card.place(event.gpu)}{gpus}, step {event.step:,}{severity}"
+    return [log_line(card, event.time_s, f"[fault {event.fault}] {text}")]
+
+
+def labelled_lines(event: IncidentLabelled, card: RunCard) -> list[Line]:
+    """That a fault is over: when it was noticed and what it cost."""
+    noticed = "never noticed"
+    if event.detected_s is not None:
+        noticed = f"noticed after {duration(event.detected_s - event.onset_s)}"
+    lost = f"{event.steps_lost:,} steps lost, {duration(event.lost_s)} lost"
+    benign = ", benign" if event.benign else ""
+    text = f"[fault {event.incident}] {event.kind} over: {noticed}, {lost}{benign}"
+    return [log_line(card, event.time_s, text)]
+
+
+def message_level(event: MessageLogged) -> Level:
+    """How bad the message is: an error where a process or a part is gone."""
+    kind = event.message
+    if kind in _INFO:
+        return "INFO"
+    if kind in _WARNING or (kind is MessageKind.XID and event.code == _ROW_REMAP):
+        return "WARNING"
+    return "ERROR"
+
+
+def logged_lines(event: MessageLogged, card: RunCard) -> list[Line]:
+    """What the first of those who write the message says, and how many more do."""
+    texts = _unstamped(message_lines(event, card.plan, card.seed))
+    if not texts:
+        return []
+    prefix = _prefix(event, card)
+    texts = [prefix + text for text in texts]
+    if event.ranks > 1 and event.message not in _WRITTEN_ONCE:
+        who = "nodes" if event.rank is None else "ranks"
+        within = f"{max(0.1, event.spread_s):.1f}s"
+        texts.append(f"  (and {event.ranks - 1:,} more {who} within {within})")
+    level = message_level(event)
+    return [log_line(card, event.time_s, text, level=level) for text in texts]
+
+
+def _unstamped(raw: list[str]) -> list[str]:
+    """Raw lines as they stand in our log: without stamps of their own, tabs and blank lines."""
+    texts = [_STAMP.sub("", line, count=1) if _STAMP.match(line) else line for line in raw]
+    return [text for line in texts if (text := line.expandtabs(4).rstrip())]
+
+
+def _prefix(event: MessageLogged, card: RunCard) -> str:
+    """The writer, where the raw line does not name it."""
+    node = card.node(event.node)
+    place = node if event.rank is None else card.place(event.rank)
+    host = host_name(card.spec.cluster, event.node)
+    if event.message in _KERNEL:
+        return f"{place} {host} kernel: "
+    if event.message in _AGENT:
+        return f"{node} {host} "
+    if event.message in _PROGRAM:
+        return f"{place} "
+    return ""
 
 
 def watchdog_lines(event: WatchdogTimedOut, card: RunCard) -> list[Line]:
-    """The watchdog of a rank that waited, its line broken in two, and what it means."""
-    waiting = 0 if event.rank else 1
-    work = f"WorkNCCL(SeqNum={event.sequence})"
-    texts = (
-        f"[Rank {waiting}] Watchdog caught collective operation timeout: {work}",
-        f"  OpType={event.operation}, NumelIn={event.elements}, "
-        f"Timeout(ms)={event.timeout_s * 1e3:.0f}",
+    """The watchdog of the rank that gave up first, and what it means."""
+    meaning = (
         f"{card.place(event.rank)} did not arrive: {event.waiting_ranks:,} ranks waited "
-        f"{duration(event.timeout_s)}, all processes end",
+        f"{duration(event.timeout_s)}, all processes end"
     )
+    texts = [*_unstamped(message_lines(event, card.plan, card.seed)), meaning]
     return [log_line(card, event.time_s, text, level="ERROR") for text in texts]
 
 
@@ -111,15 +196,17 @@ def aborted_lines(event: RunAborted, card: RunCard) -> list[Line]:
     lost = event.step - event.checkpoint_step
     last = f"the checkpoint at step {event.checkpoint_step:,}"
     since = last if event.checkpoint_step else "the start"
+    planned = event.reason != "fault"
     text = (
         f"Attempt {event.attempt} ended at step {event.step:,}: {lost:,} steps since {since} lost"
+        + (f" ({event.reason})" if planned else "")
     )
-    return [log_line(card, event.time_s, text, level="ERROR")]
+    return [log_line(card, event.time_s, text, level="WARNING" if planned else "ERROR")]
 
 
 def down_lines(event: PhaseStarted, card: RunCard) -> list[Line]:
     """What is done before the next attempt."""
-    text = f"Draining the node and requeueing, about {duration(event.expected_s)}"
+    text = f"Draining and requeueing, about {duration(event.expected_s)}"
     return [log_line(card, event.time_s, text, level="WARNING")]
 
 
@@ -130,11 +217,17 @@ def hang_lines(event: PhaseStarted, card: RunCard) -> list[Line]:
 
 
 def restarted_lines(event: RunRestarted, card: RunCard) -> list[Line]:
-    """The new attempt: after how long, from where, with which node swapped."""
+    """The new attempt: after how long, from where, with which node swapped, without which data."""
     start = f"step {event.step:,}" if event.step else "the beginning"
     repeat = f"{event.lost_steps:,} steps to repeat"
-    swapped = f"{card.node(event.node)} replaced by a spare after {duration(event.downtime_s)} down"
+    skipped = f", {event.skipped_batches:,} batches skipped" if event.skipped_batches else ""
+    down = f"after {duration(event.downtime_s)} down"
+    nodes = "Same nodes again"
+    if event.node is not None:
+        nodes = f"{card.node(event.node)} replaced by a spare"
     return [
-        log_line(card, event.time_s, swapped),
-        log_line(card, event.time_s, f"Attempt {event.attempt} starts from {start}, {repeat}"),
+        log_line(card, event.time_s, f"{nodes} {down}"),
+        log_line(
+            card, event.time_s, f"Attempt {event.attempt} starts from {start}, {repeat}{skipped}"
+        ),
     ]

@@ -12,6 +12,8 @@ from ghosttrain.core.events import (
     FaultOccurred,
     FleetSampled,
     GpusDetected,
+    IncidentLabelled,
+    MessageLogged,
     Phase,
     PhaseEnded,
     PhaseStarted,
@@ -72,12 +74,16 @@ def log_lines(
             return training_lines.checkpoint_lines(event, card)
         case FaultOccurred():
             return fault_lines.fault_lines(event, card)
+        case MessageLogged():
+            return fault_lines.logged_lines(event, card)
         case WatchdogTimedOut():
             return fault_lines.watchdog_lines(event, card)
         case RunAborted():
             return fault_lines.aborted_lines(event, card)
         case RunRestarted():
             return fault_lines.restarted_lines(event, card)
+        case IncidentLabelled():
+            return fault_lines.labelled_lines(event, card)
         case ShardWritten():
             return training_lines.shard_lines(event, card)
         case RunFinished():

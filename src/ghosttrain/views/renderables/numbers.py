@@ -6,7 +6,7 @@ import math
 
 from ghosttrain.core.units import DAY_S, HOUR_S, MINUTE_S
 
-_LARGEST_LOSS = 700.0  # exp() of more is no float
+LARGEST_LOSS = 700.0  # exp() of more is no float
 
 
 def duration(seconds: float) -> str:
@@ -73,7 +73,7 @@ def binary_size(size_bytes: float) -> str:
 
 def perplexity(loss: float) -> float:
     """exp(loss), printed everywhere with two decimals."""
-    return math.exp(min(loss, _LARGEST_LOSS))
+    return math.exp(min(loss, LARGEST_LOSS))
 
 
 def percent(frac: float) -> int:

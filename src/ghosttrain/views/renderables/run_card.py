@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.events import RunStarted
+from ghosttrain.core.laws.faults import LOSS_EFFECTS
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.spec import RunSpec
 from ghosttrain.core.units import TERA
@@ -18,6 +19,7 @@ from ghosttrain.views.renderables.glyphs import UNICODE, Glyphs
 
 _DAY_S = 86400
 _LOSS_MARGIN = 1.0  # nats above the first expected loss that still fit the column
+_GRAD_WIDTH = len("12.345")  # of calm runs; spikes of the loss reach hundreds
 _LOSS_SCALE_START, _LOSS_SCALE_END, _LOSS_SCALE_STEPS = 16, 24, 2000
 
 
@@ -28,7 +30,8 @@ class RunCard:
     Attributes:
         gpus, nodes: Ranks of the job, and the nodes they sit in.
         tflops_per_token_s: TFLOP/s of one GPU for a token per second of the whole job.
-        step_width, loss_width, ppl_width, tokens_width: Cells of the widest values expected.
+        step_width, loss_width, ppl_width, grad_width, tokens_width: Cells of the widest values
+            expected.
         collectives_name: What the vendor calls its library.
     """
 
@@ -45,6 +48,7 @@ class RunCard:
     step_width: int
     loss_width: int
     ppl_width: int
+    grad_width: int
     tokens_width: int
     collectives_name: str
 
@@ -54,6 +58,9 @@ class RunCard:
         plan, spec = started.plan, started.plan.spec
         recipe, gpus = spec.recipe, spec.cluster.gpus
         first = recipe.continued_loss or math.log(spec.model.vocab_size)
+        astray = _may_go_astray(spec)
+        if astray:
+            first = max(first, math.log(spec.model.vocab_size))
         widest = first + _LOSS_MARGIN
         return cls(
             plan=plan,
@@ -69,6 +76,7 @@ class RunCard:
             step_width=len(str(recipe.total_steps)),
             loss_width=len(f"{widest:.4f}"),
             ppl_width=len(f"{math.exp(widest):.2f}"),
+            grad_width=_GRAD_WIDTH + astray,
             tokens_width=len(f"{plan.tokens_per_s * 1.05:.0f}"),
             collectives_name="RCCL" if spec.gpu.vendor == "AMD" else "NCCL",
         )
@@ -114,6 +122,12 @@ class RunCard:
         It doubles every 2,000 steps; held at 2^24, where real runs begin to overflow.
         """
         return 1 << min(_LOSS_SCALE_END, _LOSS_SCALE_START + step // _LOSS_SCALE_STEPS)
+
+
+def _may_go_astray(spec: RunSpec) -> bool:
+    """Whether a fault may drive the loss up, to that of a guess at worst."""
+    kinds = (*(fault.kind for fault in spec.faults.injected), *spec.faults.drawn)
+    return any(kind.effect in LOSS_EFFECTS for kind in kinds)
 
 
 @lru_cache(maxsize=8)

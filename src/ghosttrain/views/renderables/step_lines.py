@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ghosttrain.core.laws.loss import schedule_phase
 from ghosttrain.views.renderables.line import Line
 from ghosttrain.views.renderables.log_line import log_line
-from ghosttrain.views.renderables.numbers import size
+from ghosttrain.views.renderables.numbers import LARGEST_LOSS, size
 from ghosttrain.views.renderables.run_card import RunCard
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _form(card: RunCard, width: int) -> StepForm:
     texts = {
         "loss": f"loss %{card.loss_width}.4f",
         "ppl": f"ppl %{card.ppl_width}.2f",
-        "grad": "grad %6.3f",
+        "grad": f"grad %{card.grad_width}.3f",
         "lr": f"lr %.2e %-{_PHASE_WIDTH}s",
         "precision": precision,
         "time": "%6.3fs",
@@ -136,7 +136,7 @@ def _columns(
         **card.stamp_columns(event.end_s[at]),
         "step": step,
         "loss": loss.tolist(),
-        "ppl": np.exp(loss).tolist(),
+        "ppl": np.exp(np.minimum(loss, LARGEST_LOSS)).tolist(),
         "grad": grad,
         "lr": event.learning_rate[at].tolist(),
         "time": event.step_time_s[at].tolist(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -156,12 +157,14 @@ def _lines_by_width(event: Event, card: RunCard, every: int, width: int, height:
 
 def _last(samples: FleetSamples) -> FleetSamples:
     """The last sample alone, in arrays of its own: the others need not be kept for it."""
-    return FleetSamples(
-        samples.step[-1:].copy(),
-        samples.time_s[-1:].copy(),
-        samples.util_pct[-1:].copy(),
-        samples.temp_c[-1:].copy(),
-        samples.memory_gib[-1:].copy(),
-        samples.power_w[-1:].copy(),
-        samples.lost,
+    last = samples.part(len(samples.step) - 1, len(samples.step))
+    return replace(
+        last,
+        step=last.step.copy(),
+        time_s=last.time_s.copy(),
+        util_pct=last.util_pct.copy(),
+        temp_c=last.temp_c.copy(),
+        memory_gib=last.memory_gib.copy(),
+        power_w=last.power_w.copy(),
+        step_time_s=last.step_time_s.copy(),
     )
