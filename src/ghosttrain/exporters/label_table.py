@@ -1,0 +1,71 @@
+"""Labels as Parquet: the rows of `labels`, one column for each of their fields, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ghosttrain.core.events import Event
+from ghosttrain.exporters.labels import COLUMNS, SCHEMA, LabelCollector
+
+_ALWAYS = ("kind", "run")  # never null
+_TYPES = {
+    "text": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "flag": pa.bool_(),
+    "times": pa.map_(pa.string(), pa.float64()),
+}
+
+
+class LabelTableWriter:
+    """Writes the labels of a run as a Parquet file.
+
+    Args:
+        file: Where to.
+        spec: A spec file that asks for the run, as text; goes into the metadata.
+    """
+
+    def __init__(self, file: BinaryIO, spec: str) -> None:
+        self._file, self._spec = file, spec
+        self._collector = LabelCollector()
+
+    def accept(self, event: Event) -> None:
+        """Take the next event."""
+        self._collector.accept(event)
+
+    def close(self) -> None:
+        """Write the table; the file stays open."""
+        table = label_table(self._collector.rows(), self._spec)
+        pq.write_table(table, self._file, compression="zstd")
+
+
+def label_table(rows: Iterable[Mapping[str, Any]], spec: str) -> pa.Table:
+    """The rows as a table; its metadata say that it is simulated, and how to have it again.
+
+    Args:
+        rows: The first is the run's.
+        spec: A spec file that asks for the run, as text.
+    """
+    listed = [dict(row) for row in rows]
+    metadata = {
+        "simulated": "true",
+        "schema": SCHEMA,
+        "spec": spec,
+        "seed": str(listed[0]["seed"]),
+    }
+    for row in listed:
+        if "signals" in row:
+            row["signals"] = list(row["signals"].items())
+    return pa.Table.from_pylist(listed, schema=label_schema(metadata))
+
+
+def label_schema(metadata: Mapping[str, str]) -> pa.Schema:
+    """The columns with their types; all but two are null in the rows that lack them."""
+    return pa.schema(
+        [pa.field(c.name, _TYPES[c.holds], nullable=c.name not in _ALWAYS) for c in COLUMNS],
+        metadata=dict(metadata),
+    )

@@ -1,0 +1,180 @@
+"""Labels: the ground truth of a run, for whoever trains a detector or scores one.
+
+A run's labels are rows of three kinds: `run` first, then `incident` (one a fault, the harmless
+lookalikes included), then `clean`: the stretches in which nothing was wrong. They are known only
+when the run is over, and few: some hundreds, whatever the length of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from ghosttrain.core.events import Event, IncidentLabelled, RunFinished, RunStarted
+
+SCHEMA = "ghosttrain.labels/1"
+
+RowKind = Literal["run", "incident", "clean"]
+
+
+class Column(NamedTuple):
+    """A field of the rows: in which kinds it stands, what it holds, what it means."""
+
+    name: str
+    rows: tuple[RowKind, ...]
+    holds: Literal["text", "integer", "number", "flag", "times"]
+    meaning: str
+
+
+_ALL: tuple[RowKind, ...] = ("run", "incident", "clean")
+_RUN: tuple[RowKind, ...] = ("run",)
+_INCIDENT: tuple[RowKind, ...] = ("incident",)
+_CLEAN: tuple[RowKind, ...] = ("clean",)
+
+COLUMNS = (
+    Column("kind", _ALL, "text", "run, incident or clean."),
+    Column("run", _ALL, "integer", "Seed of the run."),
+    Column("simulated", _RUN, "flag", "Always true."),
+    Column("schema", _RUN, "text", f"`{SCHEMA}`."),
+    Column("seed", _RUN, "integer", "With the spec, the run."),
+    Column("model", _RUN, "text", "Model that is trained."),
+    Column("gpus", _RUN, "integer", "GPUs in use, which are the ranks."),
+    Column("nodes", _RUN, "integer", "Nodes they sit in."),
+    Column("start", _RUN, "text", "Date of run time 0, ISO 8601."),
+    Column("id", _INCIDENT, "integer", "Number of the fault, from 1."),
+    Column("class", _INCIDENT, "text", "What it was, as `ghosttrain list faults` names it."),
+    Column("family", _INCIDENT, "text", "Section of the taxonomy."),
+    Column("scope", _INCIDENT, "text", "What breaks: gpu, node, rack, fabric, storage or job."),
+    Column("entity", _INCIDENT, "text", "What broke, as in gpu 17, node 2, rack 0, fabric."),
+    Column("node", _INCIDENT, "integer", "Node it was at, or the first of them."),
+    Column("first_rank", _INCIDENT, "integer", "First rank there."),
+    Column("ranks", _INCIDENT, "integer", "How many ranks there; all for what all share."),
+    Column("severity", _INCIDENT, "number", "In the unit of the fault's effect."),
+    Column("onset_s", _INCIDENT, "number", "When it began."),
+    Column("signals", _INCIDENT, "times", "When which signal first showed it."),
+    Column("detected_s", _INCIDENT, "number", "When the run or its operators noticed."),
+    Column("mitigated_s", _INCIDENT, "number", "When the cause was gone."),
+    Column("cleared_s", _INCIDENT, "number", "When the run was back where it had been."),
+    Column("steps_lost", _INCIDENT, "integer", "Steps that were done again."),
+    Column("lost_s", _INCIDENT, "number", "Time lost to it."),
+    Column("benign", _INCIDENT, "flag", "Whether nothing need be done: a lookalike."),
+    Column("start_s", _CLEAN, "number", "First moment of a stretch without incident."),
+    Column("end_s", ("run", "clean"), "number", "End of the run, or of the stretch."),
+)
+_RENAMED = {"incident": "id", "kind": "class"}  # fields of the event that rows name otherwise
+
+
+class LabelCollector:
+    """Keeps what the labels of one run need."""
+
+    def __init__(self) -> None:
+        self._started: RunStarted | None = None
+        self._incidents: list[IncidentLabelled] = []
+        self._end_s: float | None = None
+
+    def accept(self, event: Event) -> None:
+        """Take the next event."""
+        if isinstance(event, RunStarted):
+            assert self._started is None, "labels are of one run"
+            self._started = event
+        elif isinstance(event, IncidentLabelled):
+            self._incidents.append(event)
+        elif isinstance(event, RunFinished):
+            self._end_s = event.time_s
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The labels of the run, which must be over."""
+        assert self._started is not None, "a run's events begin with RunStarted"
+        assert self._end_s is not None, "a run's events end with RunFinished"
+        run = self._started.seed
+        yield _run_row(self._started, self._end_s)
+        for event in sorted(self._incidents, key=lambda e: (e.onset_s, e.incident)):
+            yield _incident_row(event, run)
+        for start_s, end_s in clean_spans(self._incidents, self._end_s):
+            yield {"kind": "clean", "run": run, "start_s": start_s, "end_s": end_s}
+
+
+def label_rows(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    """The labels of a run's events, from RunStarted to RunFinished."""
+    collector = LabelCollector()
+    for event in events:
+        collector.accept(event)
+    yield from collector.rows()
+
+
+def clean_spans(
+    incidents: Iterable[IncidentLabelled], end_s: float
+) -> Iterator[tuple[float, float]]:
+    """Maximal stretches [start, end) of the run in which no incident was open.
+
+    An incident is open from its onset until it is cleared, or to the end of the run; benign
+    ones count as nothing.
+    """
+    clean_from = 0.0
+    for event in sorted((e for e in incidents if not e.benign), key=lambda e: e.onset_s):
+        if clean_from < event.onset_s:
+            yield clean_from, min(event.onset_s, end_s)
+        cleared_s = end_s if event.cleared_s is None else event.cleared_s
+        clean_from = max(clean_from, cleared_s)
+    if clean_from < end_s:
+        yield clean_from, end_s
+
+
+def _run_row(event: RunStarted, end_s: float) -> dict[str, Any]:
+    spec = event.plan.spec
+    start = datetime.fromtimestamp(spec.start_unix_s, UTC)
+    return {
+        "kind": "run",
+        "run": event.seed,
+        "simulated": True,
+        "schema": SCHEMA,
+        "seed": event.seed,
+        "model": spec.model.name,
+        "gpus": spec.cluster.gpus,
+        "nodes": spec.cluster.nodes,
+        "start": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "end_s": end_s,
+    }
+
+
+def _incident_row(event: IncidentLabelled, run: int) -> dict[str, Any]:
+    fields = asdict(event)
+    del fields["time_s"]  # when the stream told it, which is no part of the truth
+    row: dict[str, Any] = {"kind": "incident", "run": run}
+    row |= {_RENAMED.get(name, name): value for name, value in fields.items()}
+    return row | {"signals": dict(event.signals)}
+
+
+class LabelWriter:
+    """Writes the labels of a run as JSON, one row a line."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._collector = LabelCollector()
+
+    def accept(self, event: Event) -> None:
+        """Take the next event."""
+        self._collector.accept(event)
+
+    def close(self) -> None:
+        """Write the rows; the file stays open."""
+        for row in self._collector.rows():
+            self._file.write(label_line(row))
+
+
+def label_line(row: dict[str, Any]) -> bytes:
+    """A row as a line of JSON; floats JSON has no word for are null."""
+    plain = {name: _plain(value) for name, value in row.items()}
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, float):
+        return round(value, 9) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,1 @@
+"""How well did a detector do? Readers of labels and alarms, the rules, the figures."""

@@ -1,0 +1,298 @@
+"""`ghosttrain export` as a user has it, and that no half-written file is ever left."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+import pyarrow.parquet as pq
+import pytest
+
+from ghosttrain.cli import export as command
+from ghosttrain.cli.export import EXPORTERS, PartFiles, export, formats_of
+from ghosttrain.cli.list import FILE_FORMATS, FORMATS
+from ghosttrain.cli.main import COMMANDS, main
+from ghosttrain.core.errors import InputFileError, RequestError, SpecError, WorldError
+from ghosttrain.core.run import Run
+from tests.exporters.runs import END_S, a_run, small_spec
+from tests.terminal import ROOT, PtyRun, run_piped
+
+SMALL = ("llama-3-8b", "--gpus", "16", "--steps", "120", "--seed", "3")
+
+
+class HandMadeRun:
+    """A run whose events are written down."""
+
+    spec = small_spec()
+    end_s = END_S
+
+    def __init__(self, *, fails_with=None):
+        self._error = fails_with
+
+    def events(self, start_s, stop_s, *, sample_every):
+        yield from a_run()[:-1]
+        if self._error:
+            raise self._error
+        yield a_run()[-1]
+
+
+def hand_made_run(*, fails_with: BaseException | None = None) -> Run:
+    return cast(Run, HandMadeRun(fails_with=fails_with))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_formats_are_those_that_are_listed():
+    of_export = [name for name, _, users in (*FORMATS, *FILE_FORMATS) if "export" in users]
+    assert of_export == [*EXPORTERS]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("labels", ["labels"]),
+        ("labels,jsonl", ["labels", "jsonl"]),
+        (" Labels , jsonl,,labels", ["labels", "jsonl"]),
+        (command.DEFAULT_FORMATS, ["jsonl", "labels"]),
+    ],
+)
+def test_formats_by_commas(text, names):
+    assert formats_of(text) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("label", "unknown format 'label': did you mean labels? there are jsonl, labels, "),
+        ("jsonl,png", "unknown format 'png': there are jsonl"),
+        (" , ", "names none"),
+    ],
+)
+def test_unknown_formats(text, complaint):
+    with pytest.raises(SpecError) as error:
+        formats_of(text)
+    assert complaint in str(error.value)
+
+
+def test_all_files_appear_with_their_sizes(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    written = export(hand_made_run(), folder, [*EXPORTERS])
+    assert names_in(folder) == ["events.jsonl", "labels.jsonl", "labels.parquet"]
+    assert [(path.name, size) for path, size in written] == [
+        (file, (folder / file).stat().st_size) for file, _ in EXPORTERS.values()
+    ]
+    rows = [json.loads(line) for line in (folder / "labels.jsonl").read_bytes().splitlines()]
+    assert [row["kind"] for row in rows] == ["run", *["incident"] * 3, "clean", "clean"]
+    assert pq.read_table(folder / "labels.parquet").num_rows == len(rows)
+    spec = pq.read_schema(folder / "labels.parquet").metadata[b"spec"].decode()
+    assert "gpus = 16" in spec
+
+
+def test_files_of_the_same_name_are_replaced_and_others_are_left_alone(tmp_path):
+    (tmp_path / "labels.jsonl").write_text("old")
+    (tmp_path / "mine.txt").write_text("mine")
+    export(hand_made_run(), tmp_path, ["labels"])
+    assert (tmp_path / "labels.jsonl").read_bytes().startswith(b'{"kind":"run"')
+    assert names_in(tmp_path) == ["labels.jsonl", "mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), WorldError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ValueError("a bug"), ValueError),
+    ],
+)
+def test_what_ends_it_half_way_leaves_nothing_and_the_old_files(tmp_path, error, told):
+    folder = tmp_path / "new" / "out"
+    with pytest.raises(told):
+        export(hand_made_run(fails_with=error), folder, [*EXPORTERS])
+    assert names_in(tmp_path) == [], "not even the folders made for it"
+    (tmp_path / "labels.jsonl").write_text("old")
+    with pytest.raises(told):
+        export(hand_made_run(fails_with=error), tmp_path, [*EXPORTERS])
+    assert names_in(tmp_path) == ["labels.jsonl"]
+    assert (tmp_path / "labels.jsonl").read_text() == "old"
+
+
+def test_no_name_is_given_before_all_files_are_whole(tmp_path):
+    with PartFiles(tmp_path) as parts:
+        parts.add("a").write(b"1" * 10)
+        parts.add("b").write(b"2" * 20)
+        assert all(name.startswith(".") and name.endswith(".part") for name in names_in(tmp_path))
+        assert [size for _, size in parts.publish()] == [10, 20]
+    assert names_in(tmp_path) == ["a", "b"]
+
+
+def test_a_format_whose_package_is_missing_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ghosttrain.exporters.label_table", None)
+    with pytest.raises(RequestError, match=r"pip install 'ghosttrain\[parquet\]'"):
+        export(hand_made_run(), tmp_path / "out", ["jsonl", "labels-parquet"])
+    assert names_in(tmp_path) == []
+
+
+def test_folders_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputFileError, match="file: is no folder"):
+        export(hand_made_run(), tmp_path / "file", ["labels"])
+    with pytest.raises(InputFileError, match="cannot be made: Not a directory"):
+        export(hand_made_run(), tmp_path / "file" / "below", ["labels"])
+    with pytest.raises(InputFileError, match="no such name"):
+        export(hand_made_run(), tmp_path / "a\0b", ["labels"])
+    (tmp_path / "labels.jsonl").mkdir()
+    with pytest.raises(InputFileError, match=r"labels\.jsonl: is a folder"):
+        export(hand_made_run(), tmp_path, ["jsonl", "labels"])
+    assert names_in(tmp_path) == ["file", "labels.jsonl"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_ours(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        with pytest.raises(InputFileError, match="Permission denied"):
+            export(hand_made_run(), tmp_path, ["labels"])
+        with pytest.raises(InputFileError, match="Permission denied"):
+            export(hand_made_run(), tmp_path / "out", ["labels"])
+    finally:
+        tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_a_folder_without_room_for_new_files(tmp_path):
+    """/proc takes no files from anybody, root included."""
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(InputFileError, match="/proc/self/out: cannot be made"):
+        export(hand_made_run(), Path("/proc/self/out"), ["labels"])
+
+
+# From here on with real runs.
+
+
+def test_the_events_are_those_of_run(tmp_path):
+    done = run_piped("export", *SMALL, "--to", str(tmp_path), "--format", "jsonl")
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = run_piped("run", *SMALL, "--format", "jsonl", "--speed", "max", "--runs", "1")
+    assert (tmp_path / "events.jsonl").read_bytes() == shown.stdout
+
+
+def test_it_says_what_it_wrote_and_how_to_have_it_again(tmp_path):
+    words = (
+        "export",
+        "llama-3-8b",
+        "--gpus",
+        "16",
+        "--steps",
+        "60",
+        "--faults",
+        "gpu-off-bus@8min",
+    )
+    done = run_piped(*words, "--to", str(tmp_path / "a"))
+    *written, again = done.stdout.decode().splitlines()
+    assert [line.split()[1] for line in written] == [
+        str(tmp_path / "a" / name) for name in ("events.jsonl", "labels.jsonl")
+    ]
+    program, *same = shlex.split(again.removeprefix("Again: "))
+    assert program == "ghosttrain"
+    same[same.index("--to") + 1] = str(tmp_path / "b")
+    assert run_piped(*same).returncode == 0
+    for name in ("events.jsonl", "labels.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_labels_of_a_run_with_a_fault(tmp_path):
+    words = (*SMALL, "--faults", "gpu-off-bus@8min:9")
+    assert run_piped("export", *words, "--to", str(tmp_path), "--format", "labels").returncode == 0
+    rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_bytes().splitlines()]
+    run, incident = rows[:2]
+    assert (run["kind"], run["seed"], run["gpus"], run["simulated"]) == ("run", 3, 16, True)
+    assert (incident["class"], incident["entity"]) == ("gpu-off-bus", "gpu 9")
+    assert incident["onset_s"] == pytest.approx(480, abs=1)
+    assert {row["kind"] for row in rows[2:]} == {"clean"}
+    assert rows[2]["end_s"] == incident["onset_s"]
+
+
+def exported_with_small_files(*words):
+    """Run it where no file may be longer than 16 KiB: writing fails half way, as on a full disk."""
+    return subprocess.run(
+        [sys.executable, "-m", "ghosttrain", "export", *words],
+        capture_output=True, check=False, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14)),
+    )  # fmt: skip
+
+
+def test_a_disk_that_fills_up_is_the_worlds_fault_and_leaves_nothing(tmp_path):
+    done = exported_with_small_files(*SMALL, "--to", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        f"ghosttrain: {tmp_path / 'out'}: cannot be written: File too large\n"
+    )
+    assert names_in(tmp_path) == []
+
+
+def test_ctrl_c_leaves_nothing_and_gives_the_terminal_back(tmp_path):
+    words = ("llama-3-8b", "--gpus", "1024", "--steps", "200000", "--seed", "1")
+    with PtyRun("export", *words, "--to", str(tmp_path / "out")) as shown:
+        shown.read_until(lambda output: b"exporting" in output)
+        shown.type(b"\x03")
+        assert shown.wait() == 130
+        assert shown.terminal.text_rows()[-1] == "ghosttrain: interrupted"
+        assert shown.is_left_as_found()
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (SMALL, "required: --to"),
+        ((*SMALL, "--to", "{file}"), "is no folder: give --to one, or a new name"),
+        ((*SMALL, "--to", "{new}", "--format", "pdf"), "unknown format 'pdf'"),
+        (("no-such-model", "--to", "{new}"), "unknown model"),
+        ((*SMALL, "--to", "{new}", "--formt", "labels"), "did you mean --format?"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line_or_two(capfd, tmp_path, words, complaint):
+    (tmp_path / "file").write_text("")
+    places = {"file": tmp_path / "file", "new": tmp_path / "new"}
+    assert main(["export", *(word.format(**places) for word in words)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert complaint in err
+    assert len(err.splitlines()) <= 2
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_memory_stays_flat(tmp_path):
+    """Ten times the run takes no more memory: nothing is kept but the labels."""
+    script = (
+        "import resource, sys\nfrom ghosttrain.cli.main import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+
+    def peak_kib(steps):
+        words = ("export", *SMALL[:3], "--steps", steps, "--seed", "3", "--to", str(tmp_path))
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words],
+            capture_output=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        )  # fmt: skip
+        return int(done.stdout.split()[-1])
+
+    assert peak_kib("60000") < peak_kib("6000") + 8 * 1024
+
+
+def test_help_has_the_examples(capfd):
+    assert main(["export", "--help"]) == 0
+    out = capfd.readouterr().out
+    for example in COMMANDS["export"][1]:
+        assert example in out
