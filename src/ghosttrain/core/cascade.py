@@ -382,8 +382,11 @@ class _Telling:
     def label(self) -> IncidentLabelled:
         """What is true of the incident, told when it is over or the run ends."""
         i, kind = self.incident, self.kind
+        told_s = self.timeline.end_s if i.cleared_s is None else i.cleared_s
+        # An effect may be over before the step that would have shown it is.
+        seen = [(name, at_s) for name, at_s in self._signals() if at_s <= told_s]
         return IncidentLabelled(
-            time_s=self.timeline.end_s if i.cleared_s is None else i.cleared_s,
+            time_s=told_s,
             incident=i.number,
             kind=kind.name,
             family=kind.family,
@@ -394,7 +397,7 @@ class _Telling:
             ranks=i.gpus,
             severity=i.severity,
             onset_s=i.time_s,
-            signals=tuple(sorted(self._signals(), key=lambda pair: (pair[1], pair[0]))),
+            signals=tuple(sorted(seen, key=lambda pair: (pair[1], pair[0]))),
             detected_s=i.detected_s,
             mitigated_s=i.mitigated_s,
             cleared_s=i.cleared_s,

@@ -387,11 +387,8 @@ class _Walk:
     def _caught_up(self, step: int, at_s: float) -> None:
         """The run is at `step` at `at_s`: incidents that threw it back to before are over."""
         for incident in tuple(self.awaiting):
-            made = incident.so_far
-            if made.strike_step <= step:
+            if incident.so_far.strike_step <= step:
                 self.awaiting.remove(incident)
-                assert made.strike_s is not None
-                incident.lost_s += at_s - made.strike_s
                 incident.put(cleared_s=at_s)
 
     # Changes.

@@ -45,7 +45,7 @@ class OpenIncident:
         down_s: From the detection to the next launch.
         lead_s: From the onset to the strike, or to the full effect.
         u_watchdog, u_skip: Draws kept for later.
-        lost_s: Time lost to it.
+        lost_s: Time lost to it while the run went on.
         is_over: Whether its cause is gone.
         is_lapsed: Whether its effect ends with the stop that meets it.
     """
@@ -86,7 +86,8 @@ class OpenIncident:
     def settled(self, end_s: float) -> Incident:
         """The record as the end of the run leaves it: what would have come later never came."""
         made = self.so_far
-        changes: dict[str, Any] = {"lost_s": self.lost_s}
+        lost_s = self.lost_s
+        changes: dict[str, Any] = {}
         for name in ("shown_s", "asked_s", "detected_s", "mitigated_s", "cleared_s", "relaunch_s"):
             value = getattr(made, name)
             if value is not None and value > end_s:
@@ -94,11 +95,11 @@ class OpenIncident:
         if made.strike_s is not None:
             if made.strike_s >= end_s:
                 changes |= {"strike_s": None, "checkpoint_step": -1, "skipped_batches": 0}
-            elif made.cleared_s is None or made.cleared_s > end_s:
-                changes["lost_s"] = self.lost_s + end_s - made.strike_s
+            else:
+                lost_s += min(end_s, made.cleared_s or end_s) - made.strike_s
         if made.mitigated_s is not None and (made.detected_s or 0.0) > made.mitigated_s:
             changes["detected_s"] = None
-        return replace(made, **changes)
+        return replace(made, lost_s=min(lost_s, end_s - made.time_s), **changes)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,13 +9,14 @@ Shapes: G = GPUs of the run.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.events import Condition, FleetSamples, Phase
-from ghosttrain.core.laws.faults import COMPUTE_EFFECTS, ActiveEffect
+from ghosttrain.core.laws.faults import COMPUTE_EFFECTS, ActiveEffect, ActiveSign
 from ghosttrain.core.laws.thermal import sm_clock_mhz, training_activity
 from ghosttrain.core.laws.volume import step_volume
 from ghosttrain.core.plan import Plan
@@ -56,6 +57,16 @@ class Signals:
     nvlink_bytes_per_s: F32
     network_bytes_per_s: F32
     signs: tuple[tuple[str, int, int], ...]
+
+
+def shown_signs(signs: Iterable[ActiveSign], time_s: float) -> tuple[tuple[str, int, int], ...]:
+    """(name, GPU, value) of what shows at a moment, by name: counts add up, the last Xid stays."""
+    shown: dict[tuple[str, int], int] = {}
+    for sign in signs:
+        if value := sign.value(time_s):
+            key = sign.name, sign.first_gpu
+            shown[key] = value if sign.name == "xid" else shown.get(key, 0) + value
+    return tuple((name, gpu, value) for (name, gpu), value in sorted(shown.items()))
 
 
 class SignalSource:
@@ -99,11 +110,7 @@ class SignalSource:
         # A share of a step is never above that of any kernel.
         np.minimum(columns[0], samples.util_pct[k] / 100, out=columns[0])
         np.minimum(columns[1], columns[0], out=columns[1])
-        signs = tuple(
-            (sign.name, sign.first_gpu, value)
-            for sign in condition.signs
-            if (value := sign.value(time_s)) > 0
-        )
+        signs = shown_signs(condition.signs, time_s)
         return Signals(clock, columns[0], columns[1], columns[2], columns[3], columns[4], signs)
 
     def _activity(self, condition: Condition, factor: float) -> tuple[float, float, float]:

@@ -137,6 +137,7 @@ class Dashboard:
         self.tokens_per_s = self.mfu = self.step_time_s = 0.0
         self.eta_s = 0.0
         self._eta_at_s = 0.0
+        self._stepped_in = 1  # the newest launch that has completed a step
         self.fleet: FleetSamples | None = None
         self.gpus_detected = 0
         self.history = LossHistory()
@@ -171,6 +172,7 @@ class Dashboard:
             case RunRestarted():
                 self.incidents.append(event)
                 self.attempt, self.step = event.attempt, event.step
+                self.eta_s += event.lost_steps * self.step_time_s
             case WarningRaised() | FaultOccurred() | WatchdogTimedOut() | RunAborted():
                 self.incidents.append(event)
             case MessageLogged():
@@ -201,6 +203,7 @@ class Dashboard:
     def _take_steps(self, event: StepsCompleted) -> None:
         self.phase, self.training = Phase.TRAINING, True
         self.attempt, self.step = event.attempt, int(event.step[-1])
+        self._stepped_in = event.attempt
         self.time_s = float(event.end_s[-1])
         self.loss, self.grad_norm = float(event.loss[-1]), float(event.grad_norm[-1])
         self.learning_rate = float(event.learning_rate[-1])
@@ -251,7 +254,7 @@ class Dashboard:
 
     def _eta_at(self, now_s: float) -> float:
         """Time to go: it runs down between steps, not while the run is held up."""
-        if self.phase in (Phase.HANG, Phase.DOWN):
+        if self.phase in (Phase.HANG, Phase.DOWN) or self._stepped_in != self.attempt:
             return self.eta_s
         return max(0.0, self.eta_s - (now_s - self._eta_at_s))
 

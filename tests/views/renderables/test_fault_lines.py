@@ -85,18 +85,30 @@ def test_a_fault_that_is_over_says_what_it_cost(card, changes, end):
     assert line == f"INFO    [fault 4] straggler-gpu over: {end}"
 
 
-def test_the_kernels_line_stands_behind_place_and_host(card):
+def test_the_kernels_line_stands_behind_its_host(card):
     event = message(MessageKind.XID, code=94, ranks=1)
     (raw,) = message_lines(event, planned(), 7)
     (line,) = texts(event, card)
-    assert line == f"ERROR   [Rank 17/64] [Node 2/8] gpu-0002 kernel: {raw.partition('] ')[2]}"
+    assert line == f"ERROR   gpu-0002 {raw.partition('] ')[2]}"
+    assert line.index("): 94") < 80 - len("[2026-11-23 12:41:07] ")  # seen at 80 columns
 
 
 def test_a_nodes_kernel_has_no_rank(card):
     line = texts(message(MessageKind.PANIC, rank=None, ranks=1), card)[-1]
-    assert line == (
-        "ERROR   [Node 2/8] gpu-0002 kernel: Kernel panic - not syncing: Fatal machine check"
+    assert line == "ERROR   gpu-0002 kernel: Kernel panic - not syncing: Fatal machine check"
+
+
+def test_torchruns_signals_to_many_workers_are_one_line_and_a_count(card):
+    first, more = texts(message(MessageKind.AGENT_SIGTERM, ranks=7), card)
+    assert re.fullmatch(
+        r"WARNING gpu-0002 torchrun\[\d+\]: Sending process \d+ closing signal SIGTERM", first
     )
+    assert more == "WARNING   (and 6 more processes)"
+
+
+def test_a_spares_lines_come_from_its_own_host(card):
+    event = message(MessageKind.XID, code=94, ranks=1, spares=((2, 8),))
+    assert texts(event, card)[0].startswith("ERROR   gpu-0008 NVRM: ")
 
 
 def test_lines_that_name_their_rank_stand_as_they_are(card):
@@ -175,7 +187,8 @@ def test_every_message_keeps_the_grammar(card, kind):
 def test_the_watchdog_is_quoted_and_explained(card):
     event = timed_out()
     raw, meaning = texts(event, card)
-    assert [raw] == [f"ERROR   {line}" for line in message_lines(event, planned(), 7)]
+    (line,) = message_lines(event, planned(), 7)
+    assert raw == f"ERROR   [rank0]: {line[line.index('Watchdog caught') :]}"
     assert meaning == (
         "ERROR   [Rank 17/64] [Node 2/8] did not arrive: 63 ranks waited 10m00s, all processes end"
     )

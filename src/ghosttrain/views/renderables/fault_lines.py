@@ -8,13 +8,13 @@ Templates, behind the timestamp and the level ({place} is `[Rank 17/64] [Node 2/
             {duration} lost[, benign]
     level   {prefix}{raw line}       one for each line the real program writes (core/messages); its
                                      prefix names the writer where the raw line does not:
-            {place} {host} kernel: NVRM: Xid (PCI:0000:43:00): 79, ...   the kernel about a GPU
-            {node} {host} kernel: ...                                    the kernel of a node
-            {node} {host} W0308 10:52:41.118000 31790 torch/distributed/...    torchrun's agent
+            {host} NVRM: Xid (PCI:0000:43:00): 79, ...    the kernel's driver about a GPU
+            {host} kernel: ...                            the kernel of a node
+            {host} torchrun[31790]: Sending process ...   torchrun's agent
             {place} [exiting program after receiving SIGTERM.] ...       the training program
             [rank17]: ..., gpu-0002:31842:31905 [1] ... NCCL WARN ..., srun: ..., oncall: ...,
             torchrun's block of lines `pretrain_gpt.py FAILED`   as they are
-    level     (and {n} more ranks|nodes within {x.x}s)      behind the lines of the first
+    level     (and {n} more ranks|nodes within {x.x}s)|(and {n} more processes)    behind the first
     ERROR   {place} did not arrive: {w} ranks waited {duration}, all processes end
     ERROR   Attempt {n} ended at step {s}: {l} steps since the checkpoint at step {c}|the start
             lost[ (maintenance|preempted|operator|rollback)]      WARNING where there is a reason
@@ -25,7 +25,7 @@ Templates, behind the timestamp and the level ({place} is `[Rank 17/64] [Node 2/
     INFO    Attempt {n} starts from step {s}|the beginning, {r} steps to repeat[, {b} batches
             skipped]
 
-Stamps that raw lines begin with are left out: the log has its own.
+Stamps that raw lines begin with are left out (the log has its own), PyTorch's too.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ Level = Literal["INFO", "WARNING", "ERROR"]
 
 # The kernel's seconds since boot, NCCL's and slurmctld's dates.
 _STAMP = re.compile(r"\[(?: *\d+\.\d{6}|\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?)\] ")
+# torchrun's level and date, process number, file and line.
+_AGENT_STAMP = re.compile(r"^[IWE]\d{4} [\d:.]{15} (\d+) torch/\S+\] ")
+# The stamp of PyTorch's logger, and the rank it repeats.
+_TORCH_STAMP = re.compile(r"^(\[rank\d+\]):\[E\d+ [\d:.]+ \S+\] \[(?:PG[^\]]*)?Rank \d+\] +")
 _ROW_REMAP = 63  # the one Xid after which the run goes on as it was
 
 _KERNEL = (
@@ -151,8 +155,10 @@ def logged_lines(event: MessageLogged, card: RunCard) -> list[Line]:
     texts = _unstamped(message_lines(event, card.plan, card.seed))
     if not texts:
         return []
+    if event.message is MessageKind.AGENT_SIGTERM and len(texts) > 1:
+        texts = [texts[0], f"  (and {len(texts) - 1:,} more processes)"]
     prefix = _prefix(event, card)
-    texts = [prefix + text for text in texts]
+    texts = [_signed(text, prefix) for text in texts]
     if event.ranks > 1 and event.message not in _WRITTEN_ONCE:
         who = "nodes" if event.rank is None else "ranks"
         within = f"{max(0.1, event.spread_s):.1f}s"
@@ -164,21 +170,30 @@ def logged_lines(event: MessageLogged, card: RunCard) -> list[Line]:
 def _unstamped(raw: list[str]) -> list[str]:
     """Raw lines as they stand in our log: without stamps of their own, tabs and blank lines."""
     texts = [_STAMP.sub("", line, count=1) if _STAMP.match(line) else line for line in raw]
+    texts = [_TORCH_STAMP.sub(r"\1: ", line) for line in texts]
     return [text for line in texts if (text := line.expandtabs(4).rstrip())]
 
 
 def _prefix(event: MessageLogged, card: RunCard) -> str:
-    """The writer, where the raw line does not name it."""
-    node = card.node(event.node)
-    place = node if event.rank is None else card.place(event.rank)
-    host = host_name(card.spec.cluster, event.node)
+    """The writer, where the raw line does not name it: its host tells its node."""
+    machine = dict(event.spares).get(event.node, event.node)
+    host = host_name(card.spec.cluster, machine)
     if event.message in _KERNEL:
-        return f"{place} {host} kernel: "
+        return f"{host} kernel: "
     if event.message in _AGENT:
-        return f"{node} {host} "
-    if event.message in _PROGRAM:
-        return f"{place} "
+        return f"{host} "
+    if event.message in _PROGRAM and event.rank is not None:
+        return f"{card.place(event.rank)} "
     return ""
+
+
+def _signed(text: str, prefix: str) -> str:
+    """A line with its writer: short, as what stands at its end must be seen at 80 columns."""
+    if text.startswith("  ("):
+        return text
+    if text.startswith("NVRM: "):  # the driver names itself
+        return prefix.replace("kernel: ", "") + text
+    return prefix + _AGENT_STAMP.sub(r"torchrun[\1]: ", text)
 
 
 def watchdog_lines(event: WatchdogTimedOut, card: RunCard) -> list[Line]:
