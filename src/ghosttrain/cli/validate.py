@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ghosttrain.validation.faults import FaultOutcome
     from ghosttrain.validation.outcome import Outcome
     from ghosttrain.validation.rows import Table
     from ghosttrain.validation.sections import Cell, Section
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 STANDARD_STREAM = "-"
 GROUPINGS = ("source", "gpu", "size", "precision", "stack")
+MONTHS = 200  # of faults, simulated
 REPORTS = (".html", ".htm", ".md", ".markdown")
 _STYLES = {"": "", "good": "green", "bad": "red"}
 _PROGRESS_EVERY_S = 0.1
@@ -62,6 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10,
         help="how many of the rows that are furthest off (default: 10)",
     )
+    parser.add_argument(
+        "--faults",
+        metavar="MONTHS",
+        nargs="?",
+        type=count,
+        const=MONTHS,
+        help="also simulate so many months of Llama 3.1 405B under realistic faults and hold them"
+        f" against what is published of it (default: {MONTHS}, a minute or two)",
+    )
 
 
 def count_or_none(text: str) -> int:
@@ -84,8 +95,9 @@ def execute(args: argparse.Namespace) -> int:
         outcome = assess(table, where, is_published=args.rows is None, progress=progress)
     finally:
         progress(0, 0)  # whatever ended it, its line goes
+    faults = simulated_faults(args.faults)
     terminal = Terminal.of(1)
-    written = write_files(args, outcome)
+    written = write_files(args, outcome, faults)
     if args.out == STANDARD_STREAM:
         from ghosttrain.validation.outcome import added_columns
         from ghosttrain.validation.rows import table_text
@@ -98,11 +110,15 @@ def execute(args: argparse.Namespace) -> int:
         from ghosttrain.validation.report import outcome_data
 
         data = outcome_data(outcome, most_worst=args.worst)
+        if faults is not None:
+            from ghosttrain.validation.fault_sections import fault_data
+
+            data["faults"] = fault_data(faults)
         text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)
         write_all(terminal.fd, (text + "\n").encode("utf-8", "backslashreplace"))
         return 0
     width = terminal.size()[0] if terminal.is_tty else None
-    lines = told(outcome, args, width)
+    lines = told(outcome, args, width, fault_report(faults))
     lines += [_line(f"written: {path}") for path in written]
     shown = "".join(line.ansi(color=terminal.color) + "\n" for line in lines)
     write_all(terminal.fd, terminal.encode(shown))
@@ -119,10 +135,34 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
 
     if args.json and args.out == STANDARD_STREAM:
         raise SpecError("--json and --out - both want standard output: give one of them")
+    if args.faults and args.out == STANDARD_STREAM and args.report is None:
+        raise SpecError("--out - writes the rows and nothing else: give --out a file for --faults")
     if args.report is not None and not args.report.lower().endswith(REPORTS):
         raise SpecError(
             f"--report {args.report!r}: the name tells the kind: end it in .html or .md"
         )
+
+
+def simulated_faults(months: int | None) -> FaultOutcome | None:
+    """So many months of faults, counted; None where none are asked for."""
+    if months is None:
+        return None
+    from ghosttrain.validation.faults import assess_faults
+
+    progress = progress_on_stderr("month")
+    try:
+        return assess_faults(months, progress)
+    finally:
+        progress(0, 0)
+
+
+def fault_report(faults: FaultOutcome | None) -> list[Section]:
+    """What the simulated months tell."""
+    if faults is None:
+        return []
+    from ghosttrain.validation.fault_sections import fault_sections
+
+    return fault_sections(faults)
 
 
 def asked_table(rows: str | None) -> tuple[Table, str]:
@@ -154,7 +194,9 @@ def asked_table(rows: str | None) -> tuple[Table, str]:
     return decode_table(raw, "standard input"), "standard input"
 
 
-def write_files(args: argparse.Namespace, outcome: Outcome) -> list[str]:
+def write_files(
+    args: argparse.Namespace, outcome: Outcome, faults: FaultOutcome | None
+) -> list[str]:
     """Write the files asked for, each whole or not at all; returns their names."""
     from pathlib import Path
 
@@ -167,7 +209,7 @@ def write_files(args: argparse.Namespace, outcome: Outcome) -> list[str]:
         files.append((Path(args.out), table_text(outcome.table, added_columns(outcome.rows))))
     if args.report is not None:
         path = Path(args.report)
-        options = {"by": args.by, "most_worst": args.worst}
+        options = {"by": args.by, "most_worst": args.worst, "more": fault_report(faults)}
         if path.suffix.lower() in (".html", ".htm"):
             files.append((path, html_report(outcome, **options)))
         else:
@@ -179,7 +221,7 @@ def write_files(args: argparse.Namespace, outcome: Outcome) -> list[str]:
     return [str(path) for path, _ in files]
 
 
-def progress_on_stderr() -> Callable[[int, int], None]:
+def progress_on_stderr(unit: str = "row") -> Callable[[int, int], None]:
     """Tells a watcher of stderr how far it is, in one line that goes when it is done."""
     from ghosttrain.views.show.terminal import Terminal
 
@@ -196,20 +238,22 @@ def progress_on_stderr() -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - last[0] >= _PROGRESS_EVERY_S:
             last[:] = [now, True]
-            os.write(2, f"\r\x1b[Krow {done:,} of {every:,}".encode())
+            os.write(2, f"\r\x1b[K{unit} {done:,} of {every:,}".encode())
 
     return tell
 
 
-def told(outcome: Outcome, args: argparse.Namespace, width: int | None) -> list[Line]:
-    """The lines of the report, fitted to `width` cells; None: never cut."""
+def told(
+    outcome: Outcome, args: argparse.Namespace, width: int | None, more: Sequence[Section] = ()
+) -> list[Line]:
+    """The lines of the report, with `more` sections, fitted to `width` cells; None: never cut."""
     from ghosttrain.validation.sections import headline, laws_sentence, sections
 
     lines = [_line(text, "bold") for text in wrapped(headline(outcome), width)]
     found = sections(outcome, by=args.by, most_worst=args.worst)
     if not outcome.is_published:
         found = [section for section in found if not section.is_of_laws]
-    for section in found:
+    for section in (*found, *more):
         lines += [_line(""), _line(section.heading, "cyan")]
         for remark in section.remarks:
             room = None if width is None else width - 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -200,11 +200,13 @@ def _chance_cost(plan: Plan, load: FaultLoad) -> FaultCost:
 
 
 def _injected_cost(plan: Plan) -> FaultCost:
-    """What the faults asked for add, each with half a segment to do again."""
+    """What the faults asked for add that end a launch, each with half a segment to do again."""
     cost = FaultCost()
+    steps = plan.spec.recipe.total_steps
     for fault in plan.spec.faults.injected:
-        if fault.at_s < plan.run_s:
-            one = _load(plan, [fault.kind])
+        comes = fault.at_step <= steps if fault.at_step else fault.at_s < plan.run_s
+        if comes and fault.kind.ends_launch:
+            one = _load(plan, [replace(fault.kind, rate_per_1000_gpu_days=1.0)])
             hang_s, repair_s = one.hang_s, one.repair_s
             cost += FaultCost(1.0, hang_s, repair_s, plan.relaunch_s, _segment_s(plan) / 2)
     return cost

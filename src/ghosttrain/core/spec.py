@@ -442,8 +442,8 @@ class FaultKind:
 
     @property
     def ends_launch(self) -> bool:
-        """Whether a launch ends with it: at once, or when the run is taken back."""
-        return self.interrupts or self.recovery == "rollback"
+        """Whether a launch ends with it: at once, at a save, or when the run is taken back."""
+        return self.interrupts or self.recovery == "rollback" or self.effect == "full-storage"
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,12 +190,13 @@ def markdown_report(
     *,
     by: Sequence[Grouping] | None = None,
     most_worst: int = DEFAULT_WORST,
+    more: Sequence[Section] = (),
 ) -> str:
-    """The report as Markdown; the picture is a file of that name beside it."""
+    """The report as Markdown, `more` at its end; the picture is a file of that name beside it."""
     parts = [f"# {_TITLE}", _markdown(headline(outcome)), _MARK, _markdown(laws_sentence(outcome))]
     if _compares(outcome)[0]:
         parts.append(f"![Throughput, predicted against published](<{picture}>)\n\n{_PICTURE}")
-    for section in sections(outcome, by=by, most_worst=most_worst):
+    for section in (*sections(outcome, by=by, most_worst=most_worst), *more):
         parts += [f"## {section.heading}", *section.remarks, _markdown_table(section)]
     return "\n\n".join(parts) + "\n"
 
@@ -220,8 +221,9 @@ def html_report(
     *,
     by: Sequence[Grouping] | None = None,
     most_worst: int = DEFAULT_WORST,
+    more: Sequence[Section] = (),
 ) -> str:
-    """The report as one page that needs no other file."""
+    """The report as one page that needs no other file, `more` at its end."""
     body = [
         f"<h1>{_TITLE}</h1>",
         f"<p><strong>{html.escape(headline(outcome))}</strong></p>",
@@ -230,7 +232,7 @@ def html_report(
     has_speed, has_memory = _compares(outcome)
     if has_speed:
         body += [f'<div class="wide">{speed_picture(outcome)}</div>', f"<p>{_PICTURE}</p>"]
-    for section in sections(outcome, by=by, most_worst=most_worst):
+    for section in (*sections(outcome, by=by, most_worst=most_worst), *more):
         body += [f"<h2>{html.escape(section.heading)}</h2>"]
         body += [f'<p class="remark">{html.escape(remark)}</p>' for remark in section.remarks]
         body += [f'<div class="wide">{_html_table(section)}</div>']

@@ -12,6 +12,7 @@ from ghosttrain.core.forecast import CONFIDENCE, LIKELY, Forecast
 from ghosttrain.core.laws.layout import Neighbour
 from ghosttrain.core.laws.memory import StageMemory
 from ghosttrain.core.plan import Plan
+from ghosttrain.core.spec import InjectedFault
 from ghosttrain.views.renderables.line import Line
 from ghosttrain.views.renderables.numbers import perplexity, size
 from ghosttrain.views.renderables.plan_words import (
@@ -29,6 +30,7 @@ from ghosttrain.views.renderables.plan_words import (
 Row = tuple[str, ...]
 
 _BAR_CELLS = 24
+_FAULTS_SHOWN = 4  # by name, of those asked for
 _CAUSES = {
     "step_time": "step-time law",
     "phases": "start-up, stops",
@@ -79,7 +81,7 @@ def plan_lines(
         Table("Layouts to try next", _neighbour_rows(plan, neighbours), (1, 2, 3)),
         Table("Around training", _phase_rows(plan), (1,)),
         Table("Chosen, since nobody asked", list(plan.spec.chosen)),
-        Table("On the launch file", list(plan.spec.notes)),
+        Table("Notes", list(plan.spec.notes)),
     ):
         lines += _drawn(table, width)
     return lines if width is None else [line.fit(width) for line in lines]
@@ -307,7 +309,10 @@ def _run_rows(plan: Plan) -> list[Row]:
     ]
     if spec.faults.drawn or spec.faults.injected:
         kinds = ["drawn at published rates"] if spec.faults.drawn else []
-        kinds += [f"{f.kind.name} after {span_in_words(f.at_s)}" for f in spec.faults.injected]
+        asked = spec.faults.injected
+        kinds += [_fault_in_words(fault) for fault in asked[:_FAULTS_SHOWN]]
+        if len(asked) > _FAULTS_SHOWN:
+            kinds.append(f"{len(asked) - _FAULTS_SHOWN:,} more")
         rows.append(("faults", ", ".join(kinds)))
     return rows
 
@@ -398,3 +403,9 @@ def _phase_rows(plan: Plan) -> list[Row]:
         ("checkpoint", span_in_words(p.checkpoint_s), f"× {saves:,} or more"),
         ("export", span_in_words(p.export_s)),
     ]
+
+
+def _fault_in_words(fault: InjectedFault) -> str:
+    """`straggler-gpu at step 400`, `gpu-off-bus after 2 h`."""
+    when = f"at step {fault.at_step:,}" if fault.at_step else f"after {span_in_words(fault.at_s)}"
+    return f"{fault.kind.name} {when}"
