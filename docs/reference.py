@@ -83,8 +83,8 @@ TOP_LEVEL = {
     "output_dir": ("outputs", "Folder the run says it writes to."),
     "faults": (
         "none",
-        "What goes wrong: none, realistic, NAME, NAME@TIME or NAME@TIME:GPU, several separated"
-        " by commas.",
+        "What goes wrong: none, realistic, a fault as in NAME@TIME:GPU, a scenario's name or file,"
+        " several separated by commas; or `[[fault]]` tables ([Scenarios](scenarios.md)).",
     ),
     "watchdog_timeout_s": ("600", "How long the peers of a hung GPU wait for it."),
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from ghosttrain import catalog
+from ghosttrain.catalog.scenarios import scenario_names
 from ghosttrain.cli.list import FORMATS, KINDS, kind_of
 from ghosttrain.cli.main import main
 from ghosttrain.cli.run import FORMATS as RUN_FORMATS
@@ -22,7 +24,9 @@ def test_every_kind_lists_names_the_commands_take(capfd, kind):
     rows = json.loads(capfd.readouterr().out)
     assert [line.split("  ")[0] for line in plain[1:]] == [row["name"] for row in rows]
     assert plain[0].startswith("name")
-    if kind != "formats":
+    if kind == "scenarios":
+        assert [row["name"] for row in rows] == list(scenario_names())
+    elif kind != "formats":
         assert [row["name"] for row in rows] == catalog.names(kind[:-1])
 
 
@@ -64,3 +68,21 @@ def test_on_80_columns_no_row_wraps(kind):
         assert run.wait() == 0
         assert run.output.count(b"\n") == len(run.terminal.text_rows())
         assert all(len(row) <= 80 for row in run.terminal.text_rows())
+
+
+def test_faults_fit_120_columns(capfd):
+    main(["list", "faults"])
+    header, *lines = capfd.readouterr().out.splitlines()
+    columns = ("name", "title", "scope", "course", "Xid", "per 1,000 GPU-days")
+    assert tuple(re.split(r" {2,}", header)) == columns
+    assert max(len(line) for line in lines) <= 120
+    first = next(line for line in lines if line.startswith("gpu-off-bus"))
+    assert first.split("  ")[-1].strip() == "0.07008"  # 62 in 884,736 GPU-days
+    assert "79, 154" in first
+
+
+def test_xids_are_numbers_in_json(capfd):
+    main(["list", "faults", "--json"])
+    row = next(r for r in json.loads(capfd.readouterr().out) if r["name"] == "hbm-ecc")
+    assert row["xids"] == [48, 63, 94]
+    assert (row["scope"], row["course"]) == ("gpu", "crash")

@@ -284,7 +284,7 @@ def test_a_small_dataset_makes_short_epochs():
         ({"faults": "gpu-of-bus"}, "did you mean gpu-off-bus?"),
         ({"faults": "zzzz"}, "give none, realistic, or"),
         ({"faults": "none,realistic"}, "unknown fault 'none'"),
-        ({"faults": "plan.toml"}, "scenario files are not read yet"),
+        ({"faults": "plan.toml"}, "plan.toml: no such file"),
         ({"faults": "gpu-off-bus@soon"}, "makes no sense"),
         ({"faults": "gpu-off-bus@1h:64"}, "none of 0 to 63"),
         ({"faults": "gpu-off-bus@1h:-1"}, "none of 0 to 63"),
@@ -292,7 +292,7 @@ def test_a_small_dataset_makes_short_epochs():
     ids=lambda value: str(value)[:60],
 )
 def test_contradictions_are_refused(asked, words):
-    with pytest.raises((SpecError, UnknownNameError)) as error:
+    with pytest.raises((SpecError, UnknownNameError, InputFileError)) as error:
         spec_of(**{"model": "llama-3-8b", **asked})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -304,8 +304,9 @@ def test_a_named_cluster_brings_its_gpus():
 
 
 def test_fault_words():
-    faults = spec_of(model="llama-3-8b", faults="gpu-off-bus@2h10min:17, realistic").faults
-    assert faults.drawn == tuple(catalog.fault_kind(n) for n in catalog.names("fault"))
+    spec = spec_of(model="llama-3-8b", faults="gpu-off-bus@2h10min:17, realistic")
+    faults = spec.faults
+    assert faults.drawn == catalog.realistic_faults(spec.gpu)
     assert [(f.kind.name, f.at_s, f.gpu) for f in faults.injected] == [("gpu-off-bus", 7800.0, 17)]
 
 

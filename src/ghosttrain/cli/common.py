@@ -113,8 +113,10 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{flag}", metavar="N", type=count, help=f"{degree}-parallel degree")
     group.add_argument(
         "--faults",
-        metavar="none|realistic|NAME[@TIME[:GPU]]",
-        help="what goes wrong (default: none)",
+        metavar="WORDS",
+        help="what goes wrong, separated by commas: none (the default), realistic, a fault as in"
+        " gpu-off-bus or slow-link@2h10min:17=0.3~20min, a scenario as in lemon-node, or its"
+        " FILE.toml; `ghosttrain list faults` and `ghosttrain list scenarios` have the names",
     )
     group.add_argument(
         "--names",

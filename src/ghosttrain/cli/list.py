@@ -9,16 +9,21 @@ if TYPE_CHECKING:
 
     from ghosttrain.views.renderables.line import Line
 
-    Value = str | int | float
+    Value = str | int | float | tuple[int, ...]
     Rows = list[dict[str, Value]]
 
 KINDS = (
     *("models", "gpus", "datasets", "tokenizers", "clusters", "fabrics"),
-    *("stacks", "faults", "formats"),
+    *("stacks", "faults", "scenarios", "formats"),
 )
 FORMATS = (
     ("classic", "the show's lines, plain when piped", "run, check"),
-    ("jsonl", "the typed events, one row a line", "run, check"),
+    ("jsonl", "the typed events, one row a line", "run, export, check"),
+)
+# What only `export` writes.
+FILE_FORMATS = (
+    ("labels", "what was wrong, when, where: one JSON row an incident", "export, score"),
+    ("labels-parquet", "the same as a Parquet table", "export, score"),
 )
 _TITLES = {
     "parameters": "params",
@@ -30,7 +35,7 @@ _TITLES = {
     "tdp_w": "W",
     "bytes_per_token": "bytes a token",
     "hop_latency_us": "hop, us",
-    "xid": "Xid",
+    "xids": "Xid",
     "rate_per_1000_gpu_days": "per 1,000 GPU-days",
 }
 _AMOUNTS = ("parameters", "tokens")  # shown as 8.03 B
@@ -109,6 +114,8 @@ def _shown(name: str, value: Value) -> str:
         return value
     if not value:
         return "-"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     if name in _AMOUNTS:
         return amount(value)
     return f"{value:,.4g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}"
@@ -163,15 +170,19 @@ def _rows(kind: str, selection: str) -> Iterator[dict[str, Value]]:
         case "faults":
             for key in catalog.names("fault"):
                 k = catalog.fault_kind(key)
+                where = {"scope": k.scope, "course": k.course, "xids": k.xids}
                 rate = k.rate_per_1000_gpu_days
-                yield {
-                    "name": key,
-                    "xid": k.xid,
-                    "rate_per_1000_gpu_days": rate,
-                    "scope": k.scope,
-                    "detection": k.detection,
-                    "note": k.note,
-                }
+                yield {"name": key, "title": k.title, **where, "rate_per_1000_gpu_days": rate}
+        case "scenarios":
+            from ghosttrain.catalog.scenarios import (
+                scenario_kinds,
+                scenario_names,
+                scenario_title,
+            )
+
+            for key in scenario_names():
+                kinds = ", ".join(scenario_kinds(key))
+                yield {"name": key, "title": scenario_title(key), "kinds": kinds}
         case _:
-            for name, what, commands in FORMATS:
+            for name, what, commands in (*FORMATS, *FILE_FORMATS):
                 yield {"name": name, "commands": commands, "what": what}

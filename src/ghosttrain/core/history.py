@@ -59,6 +59,7 @@ _PATIENCE_S = 3 * HOUR_S
 _ROLLBACK_MARGIN_STEPS = 100
 _SKIPPED_BATCHES = (200, 500)
 _SEEN_AFTER_STEPS = 2.5  # the step in progress, the first touched one, and its line in the log
+_STOPS_TOGETHER = 50  # whose noise is drawn by one call
 _FULL_AT = 0.6  # of a checkpoint: where a full file system is noticed
 
 _Under = tuple[tuple[int, ...], tuple[int, ...]]  # effects and signs in force
@@ -571,10 +572,11 @@ class _Walk:
         return True
 
     def _stop_draws(self, number: int) -> tuple[float, float]:
-        """Two standard normals of the stop `number`, drawn by the hundred."""
-        chunk, inside = divmod(number, 100)
+        """Two standard normals of the stop `number`, drawn some at a time."""
+        chunk, inside = divmod(number, _STOPS_TOGETHER)
         if chunk != self._stop_chunk[0]:
-            drawn = self._stop_noise.normal(200 * chunk, 200).reshape(100, 2)
+            size = 2 * _STOPS_TOGETHER
+            drawn = self._stop_noise.normal(size * chunk, size).reshape(-1, 2)
             self._stop_chunk = chunk, drawn.tolist()
         first, second = self._stop_chunk[1][inside]
         return first, second

@@ -165,6 +165,8 @@ class IncidentBook:
         self.swaps: list[tuple[int, int, int]] = []
         self._paced: list[OpenEffect] = []  # of those in force, those that slow steps
         self._costs: list[tuple[OpenEffect, float]] = []
+        self._slow = 1.0
+        self._steady_from_s = math.inf  # from when on the pace last found stays
         self._waiting: list[OpenEffect] = []  # of those in force, those that wait for a stop
         self._written: list[OpenIncident] = []  # of those that spoil a checkpoint
         self._fresh: list[OpenEffect] = []  # begun, and in no span yet
@@ -237,6 +239,7 @@ class IncidentBook:
         self.in_force = (*self.in_force, effect.index)
         if effect.effect in PACE_EFFECTS:
             self._paced.append(effect)
+            self._steady_from_s = math.inf
         if incident.kind.course == "save":
             self._waiting.append(effect)
         return effect
@@ -265,9 +268,14 @@ class IncidentBook:
         """Step time over the undisturbed one in a stretch from `start_s`."""
         if not self._paced:
             return 1.0
+        if start_s >= self._steady_from_s:  # none has begun or ended, none is growing
+            return self._slow
         extra = self._slowdown.extra
         self._costs = [(e, extra(e.effect, e.level(start_s))) for e in self._paced]
-        return self._slowdown.factor((e.effect, cost) for e, cost in self._costs)
+        self._slow = self._slowdown.factor((e.effect, cost) for e, cost in self._costs)
+        if start_s >= max(e.since_s + e.ramp_s for e in self._paced):
+            self._steady_from_s = start_s
+        return self._slow
 
     def book_slow(self, lost_s: float) -> None:
         """Time lost in the stretch last asked for, to each effect by what it costs alone."""
@@ -326,6 +334,7 @@ class IncidentBook:
     def end_effect(self, effect: OpenEffect, at_s: float) -> None:
         """An effect is in force no more."""
         effect.until_s = at_s
+        self._steady_from_s = math.inf
         self.in_force = tuple(i for i in self.in_force if i != effect.index)
         for kept in (self._paced, self._waiting, self._fresh):
             if effect in kept:
