@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ghosttrain.core.errors import SpecError
@@ -17,6 +18,7 @@ from ghosttrain.core.errors import SpecError
 if TYPE_CHECKING:
     from ghosttrain.core.events import Event
     from ghosttrain.core.run import Run
+    from ghosttrain.core.spec import InjectedFault
     from ghosttrain.core.timeline import Span
 
 Speed = float | Literal["auto", "max"]
@@ -94,6 +96,57 @@ class Player:
         else:
             self.position_s = stop_s
         return self.run.events(start_s, stop_s, sample_every=sample_every)
+
+    def inject(self, fault: InjectedFault) -> None:
+        """Have `fault` strike the run from here on; what has been given out stays true.
+
+        The run is planned and drawn anew, with the fault in its spec and the same seed. Position,
+        speed and pause stay, and so does all before the position. A fault that comes while the
+        processes are down finds nothing to strike.
+
+        Args:
+            fault: Where it has no `at_step`, and its `at_s` is 0, it comes now.
+
+        Raises:
+            SpecError: If it lies in the past, or the run cannot have it.
+        """
+        from ghosttrain.core.run import simulate
+
+        name = fault.kind.name
+        if self.finished or self.position_s >= self.run.end_s:
+            raise SpecError(f"{name} cannot come any more: the run is over")
+        if fault.at_step:
+            begun = self._begun_step()
+            if fault.at_step <= begun:
+                raise SpecError(
+                    f"{name} at step {fault.at_step:,} is in the past: step {begun:,} has begun;"
+                    " give a later one"
+                )
+        elif not fault.at_s:
+            fault = replace(fault, at_s=self.position_s)
+        elif fault.at_s < self.position_s:
+            raise SpecError(
+                f"{name} at {fault.at_s:,.3f} s is in the past: the run is at"
+                f" {self.position_s:,.3f} s; give a later moment, or none for now"
+            )
+        spec = self.run.spec
+        faults = replace(spec.faults, injected=(*spec.faults.injected, fault))
+        self.run = simulate(replace(spec, faults=faults), self.run.seed)
+
+    def _begun_step(self) -> int:
+        """The last step of any attempt that has begun before the position, finished or not."""
+        begun = 0
+        for span in self.run.timeline.spans:
+            if span.start_s >= self.position_s:
+                break
+            if span.phase != "training":
+                continue
+            done = span.step + span.steps
+            if span.end_s > self.position_s:
+                done = int(self.run.fleet(self.position_s).step[0])
+            # A step that was cut short has begun too.
+            begun = max(begun, done + (span.cut or span.end_s > self.position_s))
+        return begun
 
     def steps_ahead(self, wall_s: float) -> float:
         """About how many steps the next `advance(wall_s)` covers, were it all training."""

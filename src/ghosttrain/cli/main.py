@@ -34,6 +34,28 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "What the run will be, before it runs: one sentence, then tables.",
         ("ghosttrain plan llama-3-8b", "ghosttrain plan llama-3-70b --gpus 512 --json"),
     ),
+    "export": (
+        "A whole run as files, as fast as possible.",
+        (
+            "ghosttrain export llama-3-8b --seed 7 --to out",
+            "ghosttrain export --faults realistic --to out --format labels,labels-parquet",
+        ),
+    ),
+    "drill": (
+        "A hidden fault to find: watch, say what and where it is, see the truth.",
+        (
+            "ghosttrain drill",
+            "ghosttrain drill --level hard --seed 7",
+            "ghosttrain drill straggler --gpus 128",
+        ),
+    ),
+    "score": (
+        "How well did a detector find what was wrong?",
+        (
+            "ghosttrain score out/labels.jsonl alarms.jsonl",
+            "ghosttrain score out/events.jsonl alarms.csv --grace 2min --json",
+        ),
+    ),
     "check": (
         "Does an output of ours keep what ghosttrain promises?",
         ("ghosttrain check run.log", "ghosttrain run --speed max --runs 1 | ghosttrain check -"),

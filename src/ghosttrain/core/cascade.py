@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from ghosttrain.core.events import (
     FaultOccurred,
     IncidentLabelled,
@@ -52,10 +54,8 @@ _STOP_SIGNALS = {
 _OPERATIONS = {"all_reduce": "ALLREDUCE", "reduce_scatter": "_REDUCE_SCATTER_BASE"}
 
 
-def asides(
-    plan: Plan, timeline: Timeline, seed: int, done_at: Callable[[float], int]
-) -> list[Aside]:
-    """All that incidents make the run tell, in order of time.
+class Cascade:
+    """All that incidents make the run tell; of a window only what its incidents do is worked out.
 
     Args:
         plan: What was planned.
@@ -63,35 +63,59 @@ def asides(
         seed: Of the run.
         done_at: The last completed step at a moment.
     """
-    slowdown = Slowdown(plan)
-    told = [
-        event
-        for incident in timeline.incidents
-        for event in _Telling(plan, timeline, seed, incident, done_at, slowdown).events()
-    ]
-    end_s = timeline.end_s
-    kept = [e for e in told if e.time_s < end_s or isinstance(e, IncidentLabelled)]
-    return sorted(kept, key=lambda e: (e.time_s, _ORDER.index(type(e))))
+
+    def __init__(
+        self, plan: Plan, timeline: Timeline, seed: int, done_at: Callable[[float], int]
+    ) -> None:
+        self.plan, self.timeline, self.seed, self.done_at = plan, timeline, seed, done_at
+        self.slowdown = Slowdown(plan)
+        self._told: dict[int, list[Aside]] = {}
+        incidents, end_s = timeline.incidents, timeline.end_s
+        self._from_s = np.array([i.time_s for i in incidents])
+        self._until_s = np.array([end_s if i.cleared_s is None else i.cleared_s for i in incidents])
+        self._effects: dict[int, list[ActiveEffect]] = {}
+        for effect in timeline.effects:
+            self._effects.setdefault(effect.incident, []).append(effect)
+
+    def between(self, start_s: float, stop_s: float) -> list[Aside]:
+        """What is told in [start_s, stop_s), in order."""
+        if not len(self._from_s):
+            return []
+        open_then = (self._from_s < stop_s) & (self._until_s >= start_s)
+        told = [
+            event
+            for at in np.flatnonzero(open_then).tolist()
+            for event in self._of(at)
+            if start_s <= event.time_s < stop_s
+        ]
+        return sorted(told, key=lambda e: (e.time_s, _ORDER.index(type(e))))
+
+    def effects_of(self, incident: Incident) -> list[ActiveEffect]:
+        """The effects of an incident."""
+        return self._effects.get(incident.number, [])
+
+    def _of(self, at: int) -> list[Aside]:
+        """What the incident at an index tells, as far as the run goes."""
+        if at not in self._told:
+            events = _Telling(self, self.timeline.incidents[at]).events()
+            end_s = self.timeline.end_s
+            self._told[at] = [
+                e for e in events if e.time_s < end_s or isinstance(e, IncidentLabelled)
+            ]
+        return self._told[at]
 
 
 class _Telling:
     """The events of one incident."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        timeline: Timeline,
-        seed: int,
-        incident: Incident,
-        done_at: Callable[[float], int],
-        slowdown: Slowdown,
-    ) -> None:
-        self.plan, self.timeline, self.incident, self.done_at = plan, timeline, incident, done_at
+    def __init__(self, cascade: Cascade, incident: Incident) -> None:
+        self.cascade, self.incident = cascade, incident
+        self.plan, self.timeline = cascade.plan, cascade.timeline
         self.kind = incident.kind
-        self.gpus = plan.spec.cluster.gpus
-        self.per_node = min(plan.spec.cluster.gpus_per_node, self.gpus)
-        self._slowdown = slowdown
-        self._u = Stream(seed, "faults.telling").uniform(4 * incident.number, 4).tolist()
+        self.gpus = self.plan.spec.cluster.gpus
+        self.per_node = min(self.plan.spec.cluster.gpus_per_node, self.gpus)
+        self._slowdown = cascade.slowdown
+        self._u = Stream(cascade.seed, "faults.telling").uniform(4 * incident.number, 4).tolist()
 
     def events(self) -> Iterator[Aside]:
         """The fault, what is said, the label."""
@@ -136,7 +160,7 @@ class _Telling:
             time_s=time_s,
             message=message,
             fault=i.number,
-            step=self.done_at(time_s),
+            step=self.cascade.done_at(time_s),
             attempt=self.timeline.spans[self.timeline.index_at(time_s)].attempt,
             node=i.node if rank is None else rank // self.per_node,
             rank=rank,
@@ -162,8 +186,7 @@ class _Telling:
         if kind.course == "sign":
             for xid in kind.xids:
                 yield self._say(i.time_s, _M.XID, rank=i.gpu, code=xid)
-        effects = [e for e in self.timeline.effects if e.incident == i.number]
-        for effect in effects:
+        for effect in self.cascade.effects_of(i):
             if effect.effect in HEAT_EFFECTS and i.shown_s is not None:
                 full_s = max(i.shown_s, effect.since_s + effect.ramp_s)
                 hot_c = self.plan.spec.gpu.slowdown_c
@@ -414,8 +437,8 @@ class _Telling:
             yield name, i.time_s
         if kind.course == "sign" and kind.xids:
             yield "xid", i.time_s
-        for effect in self.timeline.effects:
-            if effect.incident == i.number and i.shown_s is not None:
+        for effect in self.cascade.effects_of(i):
+            if i.shown_s is not None:
                 yield from self._effect_signals(effect, i.shown_s)
         if kind.course == "stall" and i.shown_s is not None and i.cleared_s is not None:
             yield "ib", i.shown_s

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ghosttrain.core.cascade import Aside, asides
+from ghosttrain.core.cascade import Aside, Cascade
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.events import (
     AllReduceTested,
@@ -97,6 +96,7 @@ class Run:
         self._pace = pace = pace or pace_clock(plan, seed)
         self._steps = StepSource(plan, timeline, seed, pace)
         self._fleet = FleetSource(plan, timeline, seed, pace)
+        self._cascade = Cascade(plan, timeline, seed, self._done_at)
         self._collective_noise = Stream(seed, "collective")
         self._chunk = lru_cache(maxsize=2)(self._compute_chunk)
 
@@ -263,14 +263,7 @@ class Run:
 
     def _asides_in(self, start_s: float, stop_s: float) -> deque[Aside]:
         """What incidents make the run tell in [start_s, stop_s)."""
-        times = self._aside_times
-        return deque(self._asides[bisect_left(times, start_s) : bisect_left(times, stop_s)])
-
-    @cached_property
-    def _asides(self) -> list[Aside]:
-        if not self.timeline.incidents:
-            return []
-        return asides(self.plan, self.timeline, self.seed, self._done_at)
+        return deque(self._cascade.between(start_s, stop_s))
 
     def _done_at(self, time_s: float) -> int:
         """Last completed step at a moment."""
@@ -280,10 +273,6 @@ class Run:
         number = self._number_at(span, time_s)
         ended = time_s >= float(self._steps.end_s(span, number, 1)[0])
         return span.step + number + ended
-
-    @cached_property
-    def _aside_times(self) -> list[float]:
-        return [aside.time_s for aside in self._asides]
 
     def _begins_training(self, index: int) -> bool:
         return self.timeline.spans[index - 1].phase is Phase.ALL_REDUCE_TEST

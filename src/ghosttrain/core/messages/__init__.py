@@ -92,7 +92,7 @@ def _lines(writer: Writer, event: MessageLogged) -> list[str]:
         case MessageKind.NODE_FAILED:
             return launcher.node_failed_lines(writer)
         case MessageKind.TASK_EXITED:
-            return launcher.task_exited_lines(writer, code)
+            return launcher.task_exited_lines(writer)
         case MessageKind.STEP_CANCELLED:
             return launcher.step_cancelled_lines(writer, code)
         case MessageKind.PREEMPTED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghosttrain.core.identity import job_id, process_id
+from ghosttrain.core.identity import host_name, job_id, process_id
 from ghosttrain.core.messages.writer import DOMAIN, PYTHON, Writer
 
 # Lines of torch/distributed/elastic/multiprocessing/api.py.
@@ -11,14 +11,6 @@ _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM
 _WIDEST_BORDER = 60
 _PROGRAM = "pretrain_gpt.py"
 _SITE = "/opt/venv/lib/python3.12/site-packages/torch/distributed"
-# srun on a task that was ended by a signal.
-_ENDINGS = {
-    6: "Aborted (core dumped)",
-    7: "Bus error (core dumped)",
-    9: "Killed",
-    11: "Segmentation fault (core dumped)",
-    15: "Terminated",
-}
 
 
 # -------------------------------------------------------------------------------- torchrun
@@ -104,30 +96,45 @@ def node_failed_lines(writer: Writer) -> list[str]:
     ]
 
 
-def task_exited_lines(writer: Writer, code: int) -> list[str]:
-    """What srun says of a task that ended."""
-    ending = _ENDINGS.get(-code) if code < 0 else f"Exited with exit code {code}"
-    return [f"srun: error: {writer.host}: task {writer.rank}: {ending or f'Signal {-code}'}"]
+def task_exited_lines(writer: Writer) -> list[str]:
+    """What srun says of a task that ended: its tasks are the agents, one a node.
+
+    However a worker died, torchrun raises a Python exception and so exits with 1.
+    """
+    return [f"srun: error: {writer.host}: task {writer.node}: Exited with exit code 1"]
 
 
 def step_cancelled_lines(writer: Writer, code: int) -> list[str]:
-    """The rest of the job step is ended: after a node's failure, or (with a code) a task's."""
-    why = "TASK FAILURE" if code else "NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS"
+    """The rest of the job step is ended: after a node's failure, or (with a code) a task's.
+
+    A node that is gone says nothing: the first of the others does.
+    """
+    why, host = "TASK FAILURE", writer.host
+    if not code:
+        why, host = "NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS", _witness(writer)
     job = job_id(writer.seed, writer.attempt)
     return [
         "srun: Job step aborted: Waiting up to 62 seconds for job step to finish.",
-        f"slurmstepd: error: *** STEP {job}.0 ON {_cancelled(writer)} DUE TO {why} ***",
+        f"slurmstepd: error: *** STEP {job}.0 ON {_cancelled(writer, host)} DUE TO {why} ***",
     ]
+
+
+def _witness(writer: Writer) -> str:
+    """The first node that is not the writer's, or the writer's if it is alone."""
+    nodes = range(writer.cluster.nodes)
+    other = next((node for node in nodes if node != writer.node), writer.node)
+    return host_name(writer.cluster, writer.spares.get(other, other))
 
 
 def preempted_lines(writer: Writer) -> list[str]:
     """The scheduler wants the nodes for another job."""
     job = job_id(writer.seed, writer.attempt)
-    return [f"slurmstepd: error: *** JOB {job} ON {_cancelled(writer)} DUE TO PREEMPTION ***"]
+    at = _cancelled(writer, writer.host)
+    return [f"slurmstepd: error: *** JOB {job} ON {at} DUE TO PREEMPTION ***"]
 
 
-def _cancelled(writer: Writer) -> str:
-    return f"{writer.host} CANCELLED AT {writer.stamp('%Y-%m-%dT%H:%M:%S')}"
+def _cancelled(writer: Writer, host: str) -> str:
+    return f"{host} CANCELLED AT {writer.stamp('%Y-%m-%dT%H:%M:%S')}"
 
 
 # ------------------------------------------------------------------------- people on call
