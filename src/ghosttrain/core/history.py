@@ -608,7 +608,8 @@ class _Walk:
             self._end_attempt(incident, "rollback")
             return
         if incident.kind.xids:
-            self.book.add_sign(incident, "xid", self.time_s, start=float(incident.kind.xids[0]))
+            # What DCGM shows is the last one.
+            self.book.add_sign(incident, "xid", self.time_s, start=float(incident.kind.xids[-1]))
         self._end_attempt(incident, "fault")
 
     def _end_attempt(self, incident: OpenIncident, reason: AbortReason) -> None:
@@ -675,6 +676,8 @@ class _Walk:
             if other.kind.recovery in ("swap", "exclude") and other.kind.scope in ("gpu", "node"):
                 other.put(swapped=True)
                 swapped.add(other.so_far.node)
+            if other.kind.recovery in ("reset", "reboot"):
+                book.reset(other, now)
             book.over(other, now)
             if other is not incident and other.so_far.cleared_s is None:
                 other.put(cleared_s=now)

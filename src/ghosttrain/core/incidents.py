@@ -355,6 +355,12 @@ class IncidentBook:
             if math.isinf(self.signs[i].until_s):
                 self.signs[i] = replace(self.signs[i], until_s=at_s)
 
+    def reset(self, incident: OpenIncident, at_s: float) -> None:
+        """Its GPU is reset: what was counted since its driver was loaded is gone."""
+        for i in incident.signs:
+            self.signs[i] = replace(self.signs[i], gone_s=min(at_s, self.signs[i].gone_s))
+        self.shown_signs = tuple(i for i in self.shown_signs if i not in incident.signs)
+
     def swap(self, nodes: list[int], at_s: float, *, attempt: int) -> None:
         """Spares take the places of `nodes` from `attempt` on; old counts go with old nodes."""
         for node in nodes:
