@@ -97,7 +97,8 @@ def test_titles_and_notes_tell_kinds_apart():
 
 @each_kind
 def test_an_effect_has_its_course_and_a_severity_if_it_comes_in_degrees(kind):
-    assert kind.course == COURSE_OF_EFFECT.get(kind.effect, kind.course)
+    if kind.course != "crash" or not kind.lead_high_s:  # else it shows itself before it strikes
+        assert kind.course == COURSE_OF_EFFECT.get(kind.effect, kind.course)
     if kind.effect in WITHOUT_SEVERITY:
         assert kind.severity_low == kind.severity_high == 0
     else:
@@ -157,7 +158,7 @@ def test_lookalikes_are_harmless():
         ("gpu-off-bus", (79, 154)),
         ("hbm-ecc", (48, 63, 94)),
         ("hbm-remap-failed", (48, 64, 94)),
-        ("sram-ecc", (48, 95)),
+        ("sram-ecc", (95,)),
         ("gsp-timeout", (119, 154)),
         ("nvlink-error", (74,)),
         ("nvlink5-error", (145, 149)),

@@ -17,6 +17,7 @@ from ghosttrain.core.events import (
     RunRestarted,
     StepsCompleted,
     ValidationCompleted,
+    WatchdogTimedOut,
 )
 from ghosttrain.core.laws.faults import loss_excess, waiting_level
 from ghosttrain.core.run import simulate
@@ -266,7 +267,10 @@ def test_slow_storage_makes_the_next_save_longer():
     assert saves[0].duration_s == pytest.approx(8 * usual[0].duration_s)
     assert saves[1].duration_s == pytest.approx(usual[1].duration_s)  # it lapsed: one was met
     assert label(run).lost_s == pytest.approx(7 * usual[0].duration_s)
-    assert dict(label(run).signals) == {"checkpoint_time": saves[0].time_s}
+    signals = dict(label(run).signals)
+    assert signals.keys() == {"checkpoint_time", "log"}  # the trainer prints its timers
+    assert signals["checkpoint_time"] == saves[0].time_s
+    assert signals["log"] == pytest.approx(saves[0].time_s, abs=0.01)
 
 
 def test_full_storage_fails_the_save_and_the_checkpoint_before_stays_good():
@@ -285,8 +289,8 @@ def test_a_corrupt_checkpoint_is_found_at_the_next_crash():
     restarted = events(run, RunRestarted)[0]
     assert restarted.step == 150  # not 300, which cannot be read
     corrupt = [e for e in events(run, MessageLogged) if e.message is MessageKind.CHECKPOINT_CORRUPT]
-    assert [(e.value, e.attempt) for e in corrupt] == [(300.0, 2)]
-    assert label(run, 1).detected_s == restarted.time_s
+    assert [(e.value, e.step) for e in corrupt] == [(300, 349)]  # tried in vain, then launched
+    assert label(run, 1).detected_s == corrupt[0].time_s < restarted.time_s
 
 
 def test_a_corrupt_checkpoint_that_nobody_reads_harms_nobody():
@@ -296,7 +300,99 @@ def test_a_corrupt_checkpoint_that_nobody_reads_harms_nobody():
     assert label(run).lost_s == 0
 
 
+# Who idles, who spins.
+
+
+def test_gpus_of_a_slow_host_idle_while_the_others_spin():
+    run = struck(fault("slow-node", at_step=100, gpu=20, severity=0.6))
+    late_s = float(run.steps(500, 500).end_s[0])
+    samples = run.fleet(late_s)
+    signals = SignalSource(run.plan).at(samples, 0)
+    there, others = slice(16, 24), [*range(16), *range(24, 64)]
+    assert samples.util_pct[0, there].max() < 70 < 95 < samples.util_pct[0, others].min()
+    assert samples.power_w[0, there].mean() < samples.power_w[0, others].mean() - 10
+    assert signals.sm_clock_mhz[there].mean() > signals.sm_clock_mhz[others].mean()
+
+
+def test_a_card_shows_that_it_gets_too_hot_before_it_shuts_down():
+    kind = replace(catalog.fault_kind("gpu-thermal-shutdown"), lead_low_s=300.0, lead_high_s=400.0)
+    run = struck(InjectedFault(kind, at_step=100, gpu=17))
+    incident = run.timeline.incidents[0]
+    before = run.fleet(incident.strike_s - 1)
+    assert before.temp_c[0, 17] > before.temp_c[0, 16] + 10
+    assert next(name for name, _ in label(run).signals) == "temperature"
+
+
+def test_a_spike_that_does_not_heal_is_taken_back_on_other_data():
+    run = struck(fault("loss-spike-rollback", at_step=350, severity=2.0))
+    excess = losses(run) - losses(QUIET)
+    assert events(run, RunAborted)[0].reason == "rollback"
+    made = [e for e in events(run, StepsCompleted) if e.attempt == 1]
+    late = made[-1].loss[-1] - QUIET.steps(int(made[-1].step[-1]), int(made[-1].step[-1])).loss[0]
+    assert late == pytest.approx(0.3, abs=0.05)
+    assert abs(excess[-50:].mean()) < 0.02
+
+
+def test_a_gpu_that_computes_wrongly_is_swapped_and_no_data_are_skipped():
+    kind = catalog.fault_kind("silent-data-corruption")
+    kind = replace(kind, detect_low_s=100.0, detect_high_s=200.0)
+    run = struck(InjectedFault(kind, at_step=300, gpu=17))
+    restarted = events(run, RunRestarted)[0]
+    assert restarted.skipped_batches == 0
+    assert run.timeline.spares(2) == ((2, 8),)
+
+
 # Stops, crashes, hangs.
+
+
+def speakers(run):
+    return [(e.message, e.rank) for e in events(run, MessageLogged)]
+
+
+def test_after_a_hang_those_who_waited_are_the_ones_who_abort():
+    said = dict(speakers(struck(fault("nccl-hang", at_step=100, gpu=17))))
+    assert said[MessageKind.AGENT_FAILED] == said[MessageKind.TASK_EXITED] == 0
+    assert MessageKind.AGENT_SIGTERM not in said
+
+
+def test_the_rank_that_writes_is_the_one_a_full_disk_ends():
+    said = dict(speakers(struck(fault("storage-full", at_step=200))))
+    assert said[MessageKind.STORAGE_FULL] == said[MessageKind.AGENT_FAILED] == 0
+    assert said[MessageKind.NCCL_ABORTED] == 8  # the first rank of another node
+
+
+def test_who_the_kernel_kills_is_who_torchrun_reports():
+    said = dict(speakers(struck(fault("host-oom", at_step=200, gpu=19))))
+    assert said[MessageKind.OOM_KILL] == said[MessageKind.AGENT_FAILED] == 19
+
+
+def test_one_cable_takes_one_port_and_a_switch_those_of_its_rack():
+    ports = {}
+    for name in ("link-down", "switch-down"):
+        run = struck(fault(name, at_step=200, gpu=19))
+        down = [e for e in events(run, MessageLogged) if e.message is MessageKind.LINK_DOWN]
+        ports[name] = [(e.rank, e.ranks) for e in down]
+    assert ports == {"link-down": [(19, 1)], "switch-down": [(0, 32)]}
+
+
+def test_slurm_misses_a_silent_node_before_the_watchdog_does():
+    hanging = replace(catalog.fault_kind("host-crash"), hang_share=1.0)
+    run = struck(InjectedFault(hanging, at_step=200, gpu=19))
+    incident = run.timeline.incidents[0]
+    assert 300 <= incident.detected_s - incident.strike_s <= 310
+    assert not events(run, WatchdogTimedOut)
+    assert MessageKind.NODE_FAILED in messages(run)
+
+
+def test_nobody_on_a_node_without_power_says_a_word():
+    closed = replace(catalog.fault_kind("host-crash"), hang_share=0.0)
+    run = struck(InjectedFault(closed, at_step=200, gpu=19))
+    ranks = [e.rank for e in events(run, MessageLogged) if e.rank is not None]
+    assert ranks
+    assert not set(ranks) & set(range(16, 24))
+
+
+# Stops.
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,23 @@ def test_a_fault_during_export_comes_back_to_export_alone():
     assert early == [e for e in undisturbed if e.time_s < run.timeline.incidents[0].time_s]
 
 
-def test_faults_of_a_cluster_that_is_down_are_past():
+def test_a_fault_asked_for_while_the_processes_are_down_meets_the_next_launch():
     at_s = simulate(SAVING, 7).end_s / 2
     run = struck((WATCHDOG_KIND, at_s, 0), (WATCHDOG_KIND, at_s + 100, 1))
-    assert [i.gpu for i in run.timeline.incidents] == [0]
+    first, second = run.timeline.incidents
+    assert (first.gpu, second.gpu) == (0, 1)
+    assert first.relaunch_s < second.time_s < first.relaunch_s + 10
+    assert second.attempt == 2
+
+
+def test_faults_drawn_for_a_cluster_that_is_down_are_past():
+    often = replace(WATCHDOG_KIND, rate_per_1000_gpu_days=2e4)  # one in 70 s, hangs of 600 s
+    spec = replace(SAVING, faults=Faults(drawn=(often,)), time_limit_s=20_000.0)
+    run = simulate(spec, 7)
+    for earlier, later in itertools.pairwise(run.timeline.incidents):
+        assert later.time_s >= earlier.relaunch_s
+    drawn = [s for s in draw_faults(run.plan, 7) if s.time_s < 20_000]
+    assert len(drawn) > 3 * len(run.timeline.incidents)
 
 
 def test_a_fault_at_the_very_start_strikes_too():

@@ -396,6 +396,7 @@ class MessageKind(StrEnum):
     XID = "kernel_xid"  # code: the Xid; value: the one before it, 0 for none
     OOM_KILL = "kernel_oom_kill"
     PANIC = "kernel_panic"
+    HARDWARE = "kernel_hardware_error"  # code: 0 memory, 1 disk, 2 bus
     LINK_DOWN = "kernel_link_down"  # the driver of the node's NIC; likewise up
     LINK_UP = "kernel_link_up"
     THROTTLE = "kernel_thermal"  # value: temperature, C
@@ -404,10 +405,10 @@ class MessageKind(StrEnum):
     NCCL_SOCKET_CLOSED = "nccl_socket_closed"  # value: peer rank
     CUDA_ERROR = "torch_cuda_error"  # code: the Xid behind it
     CUDA_OOM = "torch_cuda_oom"
-    NCCL_ABORTED = "torch_nccl_aborted"  # peers of a rank that is gone
+    NCCL_ABORTED = "torch_nccl_aborted"  # peers of a rank that is gone; value: that rank
     WATCHDOG_STATUS = "torch_watchdog_status"  # value: the collective's sequence number
     WATCHDOG_TEARDOWN = "torch_watchdog_teardown"
-    DESYNC = "torch_desync"  # value: the sequence number at which operations differ
+    DESYNC = "torch_desync"  # code: the rank behind; value: the sequence number it did not join
     TRACEBACK = "trainer_traceback"  # a Python exception of the training software
     SIGTERM = "trainer_sigterm"  # the trainer was told to save and end
     NAN_LOSS = "trainer_nan_loss"
@@ -424,7 +425,7 @@ class MessageKind(StrEnum):
     PREEMPTED = "scheduler_preempted"
     OPERATOR_NOTICED = "operator_noticed"  # value: seconds since the onset
     OPERATOR_EXCLUDED = "operator_excluded"
-    OPERATOR_REPAIRED = "operator_repaired"
+    OPERATOR_REPAIRED = "operator_repaired"  # code: 0 node, 1 storage, 2 GPU reset, 3 reboot
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,7 +486,7 @@ AbortReason = Literal["fault", "maintenance", "preempted", "operator", "rollback
 
 @dataclass(frozen=True, slots=True)
 class RunAborted:
-    """All processes of the attempt are gone; steps after `checkpoint_step` are lost."""
+    """The attempt is lost: its last processes end now; so are steps after `checkpoint_step`."""
 
     time_s: float
     attempt: int

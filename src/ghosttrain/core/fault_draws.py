@@ -25,13 +25,17 @@ _DAYS_TOGETHER = 32  # drawn by one call
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """A fault that is to come: when, what, on which GPU; what is None is drawn later."""
+    """A fault that is to come: when, what, on which GPU; what is None is drawn later.
+
+    One that is asked for waits for the processes if they are down; one that is drawn does not.
+    """
 
     time_s: float
     kind: FaultKind
     gpu: int
     severity: float | None = None
     duration_s: float | None = None
+    is_asked: bool = False
 
 
 def draw_faults(plan: Plan, seed: int) -> Iterator[Strike]:
@@ -40,7 +44,14 @@ def draw_faults(plan: Plan, seed: int) -> Iterator[Strike]:
     days = math.ceil(plan.spec.time_limit_s / DAY_S)
     places = Stream(seed, "faults.injected")
     asked = [
-        Strike(f.at_s, f.kind, _place(f.gpu, places, f.at_s, gpus), f.severity, f.duration_s)
+        Strike(
+            f.at_s,
+            f.kind,
+            _place(f.gpu, places, f.at_s, gpus),
+            f.severity,
+            f.duration_s,
+            is_asked=True,
+        )
         for f in faults.injected
         if not f.at_step
     ]
@@ -54,11 +65,20 @@ def faults_by_step(plan: Plan, seed: int) -> list[tuple[int, Strike]]:
     """(step, fault) of those that come when a step is first in progress, in order of the step."""
     places, gpus = Stream(seed, "faults.injected"), plan.spec.cluster.gpus
     asked = [
-        (f.at_step, Strike(0.0, f.kind, _place(f.gpu, places, f.at_step, gpus), f.severity,
-                           f.duration_s))
+        (
+            f.at_step,
+            Strike(
+                0.0,
+                f.kind,
+                _place(f.gpu, places, f.at_step, gpus),
+                f.severity,
+                f.duration_s,
+                is_asked=True,
+            ),
+        )
         for f in plan.spec.faults.injected
         if f.at_step
-    ]  # fmt: skip
+    ]
     asked.sort(key=lambda fault: (fault[0], fault[1].kind.name))
     return asked
 

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from ghosttrain.core.events import Condition, FleetSamples, Phase
 from ghosttrain.core.laws.faults import (
-    COMPUTE_EFFECTS,
+    APART_EFFECTS,
     HEAT_EFFECTS,
+    IDLE_EFFECTS,
     ActiveEffect,
     felt_share,
+    idle_level,
     slowed_level,
     waiting_level,
 )
@@ -137,7 +139,9 @@ class FleetSource:
         """One sample at a moment of a span that is no training span."""
         at = np.array([time_s])
         condition = self._condition(span)
-        samples = self._empty(np.array([span.step]), at, np.zeros(1), condition)
+        # A step that a fault cuts short is one all the same.
+        step_time_s = np.array([span.step_time_s])
+        samples = self._empty(np.array([span.step]), at, step_time_s, condition)
         doing = condition.phase
         level, (util, held) = PHASE_LEVELS[doing], _PHASES[doing]
         gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
@@ -214,23 +218,31 @@ class FleetSource:
         """Effects on the work or the cooling of some GPUs in the last ten minutes."""
         indices = sorted({i for span in self._near(time_s) for i in span.effects})
         effects = [self.timeline.effects[i] for i in indices]
-        return [effect for effect in effects if effect.effect in COMPUTE_EFFECTS]
+        return [effect for effect in effects if effect.effect in APART_EFFECTS]
 
     def _work_apart(
         self, samples: FleetSamples, effect: ActiveEffect, span: Span, factors: F64
     ) -> None:
-        """Power of GPUs whose kernels take longer: a lower clock, and less to wait for."""
-        if effect.effect not in COMPUTE_EFFECTS:
+        """Power of GPUs that the others wait for: at a lower clock, or with nothing to run."""
+        if effect.effect not in APART_EFFECTS:
             return
         gpu, at = self.plan.spec.gpu, slice(effect.first_gpu, effect.first_gpu + effect.gpus)
-        severity = effect.stretch_level(span.start_s)
-        extra = self._slowdown.kernel_extra(effect.effect, severity)
-        more = slowed_level(extra, factors) - waiting_level(factors)
+        own = self._apart_level(effect, span, factors)
         dynamic = self.traits(span.attempt).dynamic_w[at]
-        samples.power_w[:, at] += more.astype(np.float32)[:, None] * dynamic
-        if effect.effect == "power-cap":
-            cap = np.float32((1 - severity) * gpu.tdp_w)
+        more = (own - waiting_level(factors)).astype(np.float32)[:, None]
+        samples.power_w[:, at] += more * dynamic
+        if effect.effect in IDLE_EFFECTS:
+            samples.util_pct[:, at] *= idle_level(factors).astype(np.float32)[:, None]
+        elif effect.effect == "power-cap":
+            cap = np.float32((1 - effect.stretch_level(span.start_s)) * gpu.tdp_w)
             np.minimum(samples.power_w[:, at], cap, out=samples.power_w[:, at])
+
+    def _apart_level(self, effect: ActiveEffect, span: Span, factor: F64 | float) -> F64:
+        """Dynamic power of the GPUs an effect sets apart, in steps `factor` times as long."""
+        if effect.effect in IDLE_EFFECTS:
+            return idle_level(factor)
+        level = effect.stretch_level(span.start_s)
+        return slowed_level(self._slowdown.kernel_extra(effect.effect, level), factor)
 
     def _heat_apart(
         self, samples: FleetSamples, effect: ActiveEffect, attempt: int, heat: F64
@@ -403,9 +415,7 @@ class FleetSource:
         )
         if effect is None or not is_apart:
             return self._level(span)
-        severity = effect.stretch_level(span.start_s)
-        extra = self._slowdown.kernel_extra(effect.effect, severity)
-        return float(slowed_level(extra, span.slow))
+        return float(self._apart_level(effect, span, span.slow))
 
     def _common_inlet(self, time_s: F64) -> F64:
         """Inlet temperature common to all nodes: warmest in the afternoon."""

@@ -24,6 +24,7 @@ from ghosttrain.core.events import AbortReason, Phase
 from ghosttrain.core.fault_draws import Strike, draw_faults, faults_by_step
 from ghosttrain.core.incidents import IncidentBook, OpenIncident
 from ghosttrain.core.laws.faults import BUMP_STEPS, RAMP_PARTS, SPIKE_GONE_STEPS, SPIKE_OVER_STEPS
+from ghosttrain.core.laws.goodput import NODE_TIMEOUT_S
 from ghosttrain.core.laws.loss import validation_loss
 from ghosttrain.core.laws.pace import PaceClock
 from ghosttrain.core.plan import (
@@ -60,6 +61,9 @@ _ROLLBACK_MARGIN_STEPS = 100
 _SKIPPED_BATCHES = (200, 500)
 _SEEN_AFTER_STEPS = 2.5  # the step in progress, the first touched one, and its line in the log
 _STOPS_TOGETHER = 50  # whose noise is drawn by one call
+_NODE_SLACK_S = 10.0  # Slurm's controller pings now and then
+_FOUND_AFTER_S = 2.0  # a launch finds what broke while it was down
+_NOTICED_EXTRA = 0.01  # of a step: less than that nobody notices
 _FULL_AT = 0.6  # of a checkpoint: where a full file system is noticed
 
 _Under = tuple[tuple[int, ...], tuple[int, ...]]  # effects and signs in force
@@ -194,8 +198,6 @@ class _Walk:
         self._phase_z = self._phase_noise.normal(16 * self.attempt, 16).tolist()
         for number, phase in enumerate(INIT_PHASES):
             expected = expected_init_s(self.plan, phase, self.attempt, self._saved_step())
-            if phase is Phase.WEIGHTS:
-                expected *= 1 + self._unreadable_loads()
             if not self._pass(phase, expected * self._phase_factor(number)):
                 return False
         self._caught_up(self.step, self.time_s)
@@ -207,11 +209,6 @@ class _Walk:
 
     def _saved_step(self) -> int:
         return self.saves[-1][0] if self.saves else 0
-
-    def _unreadable_loads(self) -> int:
-        """Checkpoints this launch tries to read in vain."""
-        last = self.awaiting[-1] if self.awaiting and self.attempt > 1 else None
-        return len(last.so_far.unreadable_steps) if last is not None else 0
 
     def _phase_factor(self, number: int) -> float:
         return math.exp(_DURATION_SD * self._phase_z[number])
@@ -348,9 +345,12 @@ class _Walk:
         if paced > 1.0:
             self.book.book_slow(span.duration_s * (paced - 1) / slow)
         for incident in stalled:
-            incident.put(shown_s=span.start_s)
+            back_s = incident.so_far.time_s + incident.so_far.severity
             incident.lost_s += min(incident.so_far.severity, span.duration_s)
-            self.book.over(incident, span.end_s, cleared=True)
+            incident.put(
+                shown_s=span.start_s, mitigated_s=back_s, cleared_s=max(back_s, span.end_s)
+            )
+            self.book.over(incident, back_s)
         self.time_s = span.end_s
         self.step += done
         self.seen_step = self.step
@@ -466,14 +466,20 @@ class _Walk:
                 self.agenda.push(at_s + incident.duration_s, "end", incident)
             case "crash" | "hang":
                 self.agenda.push(at_s + incident.lead_s, "strike", incident)
+                if kind.effect != "none":  # it shows before it strikes
+                    self._grow(incident, at_s)
             case "slow" | "loss" | "save":
-                self.book.add_effect(incident, at_s)
-                if incident.lead_s:
-                    for part in range(1, RAMP_PARTS + 1):
-                        at = at_s + incident.lead_s * part / RAMP_PARTS
-                        self.agenda.push(at, "edge", incident)
+                self._grow(incident, at_s)
                 self._plan_the_end(incident, at_s)
         return True
+
+    def _grow(self, incident: OpenIncident, at_s: float) -> None:
+        """The effect of an incident comes into force, at once or bit by bit."""
+        self.book.add_effect(incident, at_s)
+        if incident.lead_s:
+            for part in range(1, RAMP_PARTS + 1):
+                at = at_s + incident.lead_s * part / RAMP_PARTS
+                self.agenda.push(at, "edge", incident)
 
     def _plan_the_end(self, incident: OpenIncident, at_s: float) -> None:
         """When an effect that has begun will be noticed, and what will be done about it."""
@@ -488,16 +494,20 @@ class _Walk:
             push(at_s + gone * self.step_s, "end", incident)
         elif incident.lasts or kind.recovery == "self":
             push(at_s + incident.duration_s, "end", incident)
-            if not kind.benign and kind.course == "slow" and noticed_s < at_s + incident.duration_s:
+            ends_s = at_s + incident.duration_s
+            is_felt = kind.course == "slow" and self.book.extra(incident) >= _NOTICED_EXTRA
+            if (is_felt or kind.family == "thermal") and noticed_s < ends_s:
                 incident.put(detected_s=noticed_s)
         elif kind.recovery == "rollback":
             incident.put(detected_s=noticed_s)
             push(noticed_s, "kill", incident)
         elif kind.course == "slow":
-            incident.put(detected_s=noticed_s)
-            if kind.recovery == "repair":  # where it stands
-                push(noticed_s + incident.down_s, "end", incident)
-            else:
+            is_felt = self.book.extra(incident) >= _NOTICED_EXTRA
+            if is_felt or kind.family == "thermal":  # heat raises an alarm by itself
+                incident.put(detected_s=noticed_s)
+            if kind.recovery == "repair" or (kind.family == "thermal" and not is_felt):
+                push(noticed_s + incident.down_s, "end", incident)  # where it stands
+            elif is_felt:
                 push(noticed_s + _PATIENCE_S, "stop", incident)
 
     # Stops.
@@ -607,6 +617,7 @@ class _Walk:
         if change.what == "kill":
             self._end_attempt(incident, "rollback")
             return
+        self.book.stop_signs(incident, self.time_s)
         if incident.kind.xids:
             # What DCGM shows is the last one.
             self.book.add_sign(incident, "xid", self.time_s, start=float(incident.kind.xids[-1]))
@@ -623,6 +634,8 @@ class _Walk:
             if made.hangs:
                 waited = self.spec.faults.watchdog_timeout_s
                 waited += _WATCHDOG_SLACK_S * incident.u_watchdog
+                if incident.kind.takes_gpus and incident.kind.scope != "gpu":
+                    waited = min(waited, NODE_TIMEOUT_S + _NODE_SLACK_S * incident.u_watchdog)
             self._add(Phase.HANG, struck_s + waited, incident=made.number)
             incident.put(detected_s=self.time_s)
         elif made.detected_s is None:
@@ -630,11 +643,9 @@ class _Walk:
         down_until_s = self.time_s + incident.down_s
         self._add(Phase.DOWN, down_until_s, incident=made.number)
         self._drain(down_until_s)
-        unreadable = self._go_back(incident)
+        unreadable = self._try_to_read(self._go_back(incident))
         incident.put(
-            checkpoint_step=self._saved_step(),
-            unreadable_steps=tuple(unreadable),
-            relaunch_s=self.time_s,
+            checkpoint_step=self._saved_step(), unreadable=unreadable, relaunch_s=self.time_s
         )
         self._settle_at_launch(incident)
         self.awaiting.append(incident)
@@ -644,9 +655,14 @@ class _Walk:
             self.standing.pop()
 
     def _drain(self, until_s: float) -> None:
-        """What comes while the processes are down: new faults find nothing to strike."""
+        """What comes while the processes are down: drawn faults find nothing to strike."""
         while (change := self.agenda.peek()) is not None and change.time_s < until_s:
-            if isinstance(change.what, Strike) or change.is_hard:
+            if isinstance(change.what, Strike):
+                self.agenda.pop(change)
+                if change.what.is_asked:  # it is there when the processes come back
+                    at_s = until_s + _FOUND_AFTER_S
+                    self.agenda.push(at_s, replace(change.what, time_s=at_s))
+            elif change.is_hard:
                 self.agenda.pop(change)
             else:
                 self._take(change)
@@ -657,14 +673,28 @@ class _Walk:
             first = min(effect.since_step for effect in astray)
             while self.saves and self.saves[-1][0] > first - _ROLLBACK_MARGIN_STEPS:
                 self.saves.pop()
-            low, high = _SKIPPED_BATCHES
-            skipped = low + int(incident.u_skip * (high - low + 1))
-            incident.put(skipped_batches=skipped)
-            self.skipped += skipped
+            if any(effect.owner.kind.scope == "job" for effect in astray):  # the data's fault
+                low, high = _SKIPPED_BATCHES
+                skipped = low + int(incident.u_skip * (high - low + 1))
+                incident.put(skipped_batches=skipped)
+                self.skipped += skipped
         unreadable = []
         while self.saves and not self.saves[-1][1]:
             unreadable.append(self.saves.pop()[0])
         return unreadable
+
+    def _try_to_read(self, steps: list[int]) -> tuple[tuple[int, float], ...]:
+        """Launches that cannot read their checkpoint: what they find when; the downtime grows."""
+        if not steps:
+            return ()
+        each_s = self.plan.init_s + self.plan.phases.checkpoint_load_s
+        began_s = self.time_s
+        found = tuple((step, began_s + (n + 0.8) * each_s) for n, step in enumerate(steps))
+        last = self.spans.pop()
+        self.time_s = began_s + len(steps) * each_s
+        self.spans.append(replace(last, end_s=self.time_s, due_s=self.time_s))
+        self._drain(self.time_s)
+        return found
 
     def _settle_at_launch(self, incident: OpenIncident) -> None:
         """The processes are gone: what that ends, and who is swapped for a spare."""
@@ -673,7 +703,8 @@ class _Walk:
         for other in tuple(book.alive):
             if other is not incident and not self._ends_with_a_launch(other):
                 continue
-            if other.kind.recovery in ("swap", "exclude") and other.kind.scope in ("gpu", "node"):
+            leaves = other.kind.recovery in ("swap", "exclude", "rollback")
+            if leaves and other.kind.scope in ("gpu", "node"):
                 other.put(swapped=True)
                 swapped.add(other.so_far.node)
             if other.kind.recovery in ("reset", "reboot"):
@@ -682,9 +713,9 @@ class _Walk:
             if other is not incident and other.so_far.cleared_s is None:
                 other.put(cleared_s=now)
         book.swap(sorted(swapped), now, attempt=self.attempt + 1)
-        if incident.so_far.unreadable_steps:
+        if unreadable := incident.so_far.unreadable:
             for other in book.latent():
-                other.put(detected_s=now)
+                other.put(detected_s=unreadable[0][1])
                 book.over(other, now, cleared=True)
         if self.stopping is not None and self.stopping.is_over:
             self.stopping = None

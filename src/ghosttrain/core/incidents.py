@@ -284,6 +284,10 @@ class IncidentBook:
             if cost:
                 effect.owner.lost_s += lost_s * cost / total
 
+    def extra(self, incident: OpenIncident) -> float:
+        """How much longer a step takes by an incident's whole effect alone, as a share."""
+        return self._slowdown.extra(incident.kind.effect, incident.so_far.severity)
+
     def loss_excess(self, step: int, loss: float) -> float:
         """Nats that effects add to a validation's `loss`."""
         total = 0.0
@@ -351,6 +355,10 @@ class IncidentBook:
             incident.put(cleared_s=at_s)
         if incident.effect is not None and incident.effect.index in self.in_force:
             self.end_effect(incident.effect, at_s)
+        self.stop_signs(incident, at_s)
+
+    def stop_signs(self, incident: OpenIncident, at_s: float) -> None:
+        """What an incident counts, it counts no further."""
         for i in incident.signs:
             if math.isinf(self.signs[i].until_s):
                 self.signs[i] = replace(self.signs[i], until_s=at_s)

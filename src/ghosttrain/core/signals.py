@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.events import Condition, FleetSamples, Phase
-from ghosttrain.core.laws.faults import COMPUTE_EFFECTS, ActiveEffect, ActiveSign
+from ghosttrain.core.laws.faults import CLOCK_EFFECTS, IDLE_EFFECTS, ActiveEffect, ActiveSign
 from ghosttrain.core.laws.thermal import sm_clock_mhz, training_activity
 from ghosttrain.core.laws.volume import step_volume
 from ghosttrain.core.plan import Plan
@@ -33,6 +33,9 @@ _ACTIVITY: dict[Phase, tuple[float, float]] = {
     Phase.CHECKPOINT: (0.01, 0.04),
     Phase.EXPORT: (0.01, 0.03),
 }
+# SM clock without a process, as `nvidia-smi` shows it: H100 345, A100 210 MHz; others estimated.
+_IDLE_MHZ = {"Hopper": 345.0, "Ampere": 210.0}
+_OTHER_IDLE_MHZ = 300.0
 _VALIDATION_SHARE = 0.95  # of the activity while training: no optimizer, less traffic
 _WAITING_SM = 0.12  # of a step spent spinning
 # Ceilings of what a DCGM ratio can be beside GPU_UTIL, which counts any kernel.
@@ -97,13 +100,15 @@ class SignalSource:
         sm, tensor, memory = self._activity(condition, factor)
         columns = [np.full(gpus, value, np.float32) for value in (sm, tensor, memory)]
         clock = sm_clock_mhz(plan.spec.gpu, samples.power_w[k])
+        if condition.phase is Phase.DOWN:  # no context holds it up
+            clock[:] = _IDLE_MHZ.get(plan.spec.gpu.arch, _OTHER_IDLE_MHZ)
         rates = [0.0, 0.0]
         if condition.phase is Phase.TRAINING and step_s:
             rates = [self._volume.nvlink_bytes / step_s, self._volume.network_bytes / step_s]
         columns += [np.full(gpus, rate, np.float32) for rate in rates]
         if condition.phase is Phase.TRAINING:
             for effect in condition.effects:
-                if effect.effect in COMPUTE_EFFECTS:
+                if effect.effect in (*CLOCK_EFFECTS, *IDLE_EFFECTS):
                     self._set_apart(effect, condition, factor, columns, clock)
         for column in (clock, *columns):
             column[list(samples.lost)] = 0.0
@@ -133,8 +138,14 @@ class SignalSource:
         columns: list[F32],
         clock: F32,
     ) -> None:
-        """GPUs whose kernels take longer: a lower clock, busier while their peers wait."""
+        """GPUs that the others wait for: busier at a lower clock, or with nothing to run."""
         at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
+        if effect.effect in IDLE_EFFECTS:
+            for column, active in zip(
+                columns, (self._sm, self._tensor, self._memory), strict=False
+            ):
+                column[at] = active * min(1.0, 1 / factor)
+            return
         level = effect.stretch_level(condition.since_s)
         extra = self._slowdown.kernel_extra(effect.effect, level)
         if not extra:

@@ -10,7 +10,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 
-from ghosttrain.core.laws.faults import COMPUTE_EFFECTS, compute_extra, compute_share
+from ghosttrain.core.laws.faults import (
+    COMPUTE_EFFECTS,
+    NETWORK_EFFECTS,
+    compute_extra,
+    compute_share,
+)
 from ghosttrain.core.laws.layout import layout_step_time
 from ghosttrain.core.laws.thermal import training_power_w
 from ghosttrain.core.plan import Plan
@@ -48,14 +53,18 @@ class Slowdown:
             return self._share * self.kernel_extra(effect, severity)
         if effect == "slow-link":
             return self._link(round(severity / _LINK_GRAIN))
-        return severity if effect == "late-data" else 0.0
+        return severity if effect in ("slow-network", "late-data") else 0.0
 
     @staticmethod
     def factor(extras: Iterable[tuple[Effect, float]]) -> float:
         """Step time over the undisturbed one, from what each effect in force makes alone."""
-        worst: dict[str, float] = {}
+        worst: dict[Effect, float] = {}
         for effect, extra in extras:
-            sort = "compute" if effect in COMPUTE_EFFECTS else effect
+            sort = effect
+            if effect in COMPUTE_EFFECTS:
+                sort = "slow-compute"
+            elif effect in NETWORK_EFFECTS:
+                sort = "slow-network"
             worst[sort] = max(worst.get(sort, 0.0), extra)
         return 1 + sum(worst.values())
 

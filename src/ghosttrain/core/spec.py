@@ -27,14 +27,17 @@ Course = Literal["crash", "hang", "stop", "slow", "stall", "loss", "save", "sign
 FaultScope = Literal["gpu", "node", "rack", "fabric", "storage", "job"]
 # What a fault changes while it lasts, with the unit of its severity:
 #   slow-compute        longer kernels, as a share of their time
+#   slow-host           kernels launched late, as a share of their time: the GPUs idle between them
 #   slow-link           bandwidth of the links lost, as a share
+#   slow-network        longer collectives, as a share of the step
 #   late-data           wait for data in each step, as a share of the step
 #   stall               wait of one step, seconds
 #   power-cap           share of the power limit taken away
 #   hot-air             warmer inlet air, degrees; GPUs that get too hot throttle
 #   weak-cooling        growth of the thermal resistance, as a share; likewise
-#   loss-spike          height of the loss, nats; likewise loss-bump (small, without spike of the
-#                       gradient norm), divergence (climbs and stays), corruption (drifts up)
+#   loss-spike          height of the loss, nats; likewise stuck-spike (does not come down all the
+#                       way), loss-bump (small, without spike of the gradient norm), divergence
+#                       (climbs and stays), corruption (drifts up)
 #   loss-nan            loss and gradient norm are no numbers from then on
 #   slow-storage        checkpoints take so many times as long; likewise slow-validation
 #   full-storage        the next checkpoint fails
@@ -42,13 +45,16 @@ FaultScope = Literal["gpu", "node", "rack", "fabric", "storage", "job"]
 Effect = Literal[
     "none",
     "slow-compute",
+    "slow-host",
     "slow-link",
+    "slow-network",
     "late-data",
     "stall",
     "power-cap",
     "hot-air",
     "weak-cooling",
     "loss-spike",
+    "stuck-spike",
     "loss-bump",
     "loss-nan",
     "divergence",

@@ -101,7 +101,7 @@ class Incident:
         mitigated_s: When the cause was gone.
         cleared_s: When the run was back where it had been.
         checkpoint_step: Step the run went back to, -1 where it went back to none.
-        unreadable_steps: Newer checkpoints that could not be read.
+        unreadable: Newer checkpoints that could not be read: step, and when that was found.
         swapped: Whether a spare took its node's place.
         relaunch_s: When the launch after it began.
         skipped_batches: Batches of data left out because of it.
@@ -130,7 +130,7 @@ class Incident:
     cleared_s: float | None = None
     relaunch_s: float | None = None
     checkpoint_step: int = -1
-    unreadable_steps: tuple[int, ...] = ()
+    unreadable: tuple[tuple[int, float], ...] = ()
     swapped: bool = False
     skipped_batches: int = 0
     lost_s: float = 0.0

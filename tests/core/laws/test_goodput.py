@@ -145,10 +145,10 @@ def test_kinds_that_end_no_launch_are_no_load():
 
 
 def test_realistic_faults_load_a_cluster_as_the_published_table_and_what_is_rolled_back():
-    """0.4736 in 1,000 GPU-days of the table, 0.012 of losses gone astray."""
+    """In 1,000 GPU-days 0.4736 of the table, 0.012 of losses gone astray, 0.002 of full disks."""
     kinds = catalog.realistic_faults(catalog.gpu("h100"))
     load = fault_load(kinds, gpus=1000, watchdog_timeout_s=600.0)
-    assert load.per_s * DAY_S == pytest.approx(419 / 884.736 + 0.012, rel=1e-9)
+    assert load.per_s * DAY_S == pytest.approx(419 / 884.736 + 0.014, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -34,15 +34,20 @@ _COMPUTE = ("gemm_s", "attention_s", "memory_bound_s", "recompute_s", "optimizer
 
 LOSS_EFFECTS: tuple[Effect, ...] = (
     "loss-spike",
+    "stuck-spike",
     "loss-bump",
     "loss-nan",
     "divergence",
     "corruption",
 )
 HEAT_EFFECTS: tuple[Effect, ...] = ("hot-air", "weak-cooling")
-COMPUTE_EFFECTS: tuple[Effect, ...] = ("slow-compute", "power-cap", *HEAT_EFFECTS)
+CLOCK_EFFECTS: tuple[Effect, ...] = ("slow-compute", "power-cap", *HEAT_EFFECTS)
+COMPUTE_EFFECTS: tuple[Effect, ...] = (*CLOCK_EFFECTS, "slow-host")
+IDLE_EFFECTS: tuple[Effect, ...] = ("slow-host", "late-data")  # its GPUs have nothing to run
+NETWORK_EFFECTS: tuple[Effect, ...] = ("slow-link", "slow-network")
+APART_EFFECTS: tuple[Effect, ...] = (*CLOCK_EFFECTS, *IDLE_EFFECTS)  # on the GPUs they sit at
 RAMP_PARTS = 6  # stretches of even pace that a growing effect is cut into
-PACE_EFFECTS: tuple[Effect, ...] = (*COMPUTE_EFFECTS, "slow-link", "late-data")
+PACE_EFFECTS: tuple[Effect, ...] = (*COMPUTE_EFFECTS, *NETWORK_EFFECTS, "late-data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ def compute_extra(effect: Effect, severity: float, gpu: Gpu, power_w: float, air
         power_w: What it draws while training, undisturbed.
         air_c: Inlet air of the cluster.
     """
-    if effect == "slow-compute":
+    if effect in ("slow-compute", "slow-host"):
         return severity
     allowed_w = power_w
     if effect == "power-cap":
@@ -153,6 +158,11 @@ def slowed_level(extra: float, factor: F64 | float) -> F64:
     return np.asarray(WAITING_LEVEL * (1 - busy) + (busy * clock**CLOCK_EXPONENT))
 
 
+def idle_level(factor: F64 | float) -> F64:
+    """Dynamic power of a GPU that has nothing to run while the others wait for it."""
+    return np.asarray(1 / np.asarray(factor))
+
+
 def felt_share(time_s: F64, since_s: float, until_s: float) -> F64:
     """Share of a lasting warming that a GPU's temperature has taken on, 0..1, shape (K,)."""
     gone = heat_left(time_s - until_s) if math.isfinite(until_s) else np.ones_like(time_s)
@@ -166,6 +176,7 @@ _PEAK = len(_RISE) - 1
 # The height falls to 45 % in a step, to 20 % in three, and to 2 % in thirty.
 _FALL = ((0.50, 0.6), (0.46, 3.5))  # weight and steps
 _TAIL, _TAIL_STEPS, _TAIL_END_STEPS = 0.04, 20.0, 400.0
+_STUCK = 0.15  # of the height stays of a spike that does not heal: operators see that and go back
 _GRAD_PER_NAT = 1400.0  # the peak of the gradient norm over its trend: 4,000 at 2.9 nats
 SPIKE_OVER_STEPS = 60  # after so many steps a spike has sunk into the noise
 SPIKE_GONE_STEPS = 2500  # and its tail below a tenth of a millinat
@@ -177,12 +188,13 @@ def loss_excess(effect: Effect, severity: float, since: F64) -> F64:
     """Nats over the undisturbed loss, `since` steps after the first touched one (from 0)."""
     k = np.maximum(since, 0.0)
     match effect:
-        case "loss-spike":
+        case "loss-spike" | "stuck-spike":
             rise = np.array(_RISE)[np.minimum(k, _PEAK).astype(np.int64)]
             after = np.maximum(k - _PEAK, 0.0)
             fall = sum(weight * np.exp(-after / steps) for weight, steps in _FALL)
             tail = _TAIL * np.exp(-after / _TAIL_END_STEPS) / (1 + after / _TAIL_STEPS)
-            excess = severity * np.where(k < _PEAK, rise, fall + tail)
+            stuck = _STUCK * -np.expm1(-after / 3) if effect == "stuck-spike" else 0.0
+            excess = severity * np.where(k < _PEAK, rise, fall + tail + stuck)
         case "loss-bump":
             excess = severity * np.exp(-(((k - _BUMP_CENTRE) / _BUMP_WIDTH) ** 2))
         case "divergence":
@@ -205,11 +217,12 @@ def grad_norm_factor(effect: Effect, severity: float, since: F64) -> F64:
     """Gradient norm over the undisturbed one: it leads a spike of the loss."""
     k = np.maximum(since, 0.0)
     match effect:
-        case "loss-spike":
+        case "loss-spike" | "stuck-spike":
             peak = 1 + _GRAD_PER_NAT * severity
             rise = peak ** (np.minimum(k + 1, _PEAK + 1) / (_PEAK + 1))
             after = np.maximum(k - _PEAK, 0.0)
-            factor = np.where(k <= _PEAK, rise, 1 + 0.4 * peak * np.exp(-after / 4))
+            left = 1.0 if effect == "stuck-spike" else 0.0
+            factor = np.where(k <= _PEAK, rise, 1 + left + 0.4 * peak * np.exp(-after / 4))
         case "divergence":
             factor = 1 + 12 * severity * -np.expm1(-k / 40)
         case "corruption":

@@ -40,6 +40,7 @@ PUBLISHED_FAULTS = (
         downtime_sigma=0.7,
     ),
 )
+NODE_TIMEOUT_S = 300.0  # Slurm's SlurmdTimeout, by default: a silent node ends the job
 NINE_IN_TEN = 1.645  # normal quantile: 90 % lie within so many sd to either side
 # Of 683 published throughputs nine in ten lie within this share of the law (`ghosttrain validate`:
 # lower, or higher by the factor 1 + it).
@@ -155,8 +156,11 @@ def detection_s(kind: FaultKind, watchdog_timeout_s: float) -> tuple[float, floa
     else:  # even, as the history draws it
         seen, square = (low + high) / 2, (low**2 + low * high + high**2) / 3
     hangs = 1.0 if kind.course == "hang" else kind.hang_share
-    mean = hangs * watchdog_timeout_s + (1 - hangs) * seen
-    return mean, hangs * watchdog_timeout_s**2 + (1 - hangs) * square - mean**2
+    waited = watchdog_timeout_s
+    if kind.takes_gpus and kind.scope != "gpu":  # Slurm may miss the node first
+        waited = min(waited, NODE_TIMEOUT_S)
+    mean = hangs * waited + (1 - hangs) * seen
+    return mean, hangs * waited**2 + (1 - hangs) * square - mean**2
 
 
 def segment_cost(segment_s: float, load: FaultLoad, launch_s: float) -> FaultCost:

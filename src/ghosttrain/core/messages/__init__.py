@@ -47,6 +47,8 @@ def _lines(writer: Writer, event: MessageLogged) -> list[str]:
             return kernel.oom_kill_lines(writer)
         case MessageKind.PANIC:
             return kernel.panic_lines(writer)
+        case MessageKind.HARDWARE:
+            return kernel.hardware_lines(writer, code)
         case MessageKind.LINK_DOWN | MessageKind.LINK_UP:
             return kernel.link_lines(writer, event.message)
         case MessageKind.THROTTLE:
@@ -68,7 +70,7 @@ def _lines(writer: Writer, event: MessageLogged) -> list[str]:
         case MessageKind.WATCHDOG_TEARDOWN:
             return pytorch.teardown_lines(writer)
         case MessageKind.DESYNC:
-            return pytorch.desync_lines(writer, whole)
+            return pytorch.desync_lines(writer, whole, code)
         case MessageKind.TRACEBACK:
             return trainer.software_error_lines(writer, code)
         case MessageKind.SIGTERM:
@@ -102,6 +104,6 @@ def _lines(writer: Writer, event: MessageLogged) -> list[str]:
         case MessageKind.OPERATOR_EXCLUDED:
             return launcher.excluded_lines(writer)
         case MessageKind.OPERATOR_REPAIRED:
-            return launcher.repaired_lines(writer)
+            return launcher.repaired_lines(writer, code)
         case _ as never:
             assert_never(never)

@@ -189,6 +189,25 @@ def panic_lines(writer: Writer) -> list[str]:
     return [f"{writer.kernel_stamp(n * _LINE_S)}{line}" for n, line in enumerate(lines)]
 
 
+def hardware_lines(writer: Writer, part: int) -> list[str]:
+    """A part of the host fails: memory (EDAC), the local disk (nvme), the bus (AER)."""
+    stamp, dimm, cpu = writer.kernel_stamp(), writer.draw("dimm", 8), writer.draw("socket", 2)
+    match part:
+        case 0:
+            where = f"CPU_SrcID#{cpu}_MC#{dimm // 2}_Chan#{dimm % 2}_DIMM#0"
+            return [f"{stamp}EDAC MC{dimm // 2}: 1 UE memory read error on {where}"]
+        case 1:
+            tag, queue = writer.draw("tag", 1024), 1 + writer.draw("queue", 64)
+            late = writer.kernel_stamp(_LINE_S)
+            return [
+                f"{stamp}nvme nvme0: I/O tag {tag} QID {queue} timeout, aborting",
+                f"{late}nvme nvme0: Device not ready; aborting reset, CSTS=0x1",
+            ]
+        case _:
+            port = f"0000:{0x15 + writer.draw('port', 64):02x}:01.0"
+            return [f"{stamp}pcieport {port}: AER: Uncorrectable (Fatal) error message received"]
+
+
 def throttle_lines(writer: Writer) -> list[str]:
     """The host's CPU throttles in the same heat: of a GPU's clock its driver logs nothing.
 

@@ -8,6 +8,7 @@ from ghosttrain.core.messages.writer import DOMAIN, PYTHON, Writer
 # Lines of torch/distributed/elastic/multiprocessing/api.py.
 _CLOSING, _FAILED = 900, 874
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+_SCANCEL = -15
 _WIDEST_BORDER = 60
 _PROGRAM = "pretrain_gpt.py"
 _SITE = "/opt/venv/lib/python3.12/site-packages/torch/distributed"
@@ -105,17 +106,19 @@ def task_exited_lines(writer: Writer) -> list[str]:
 
 
 def step_cancelled_lines(writer: Writer, code: int) -> list[str]:
-    """The rest of the job step is ended: after a node's failure, or (with a code) a task's.
+    """The rest of the job step is ended: after a node's failure, a task's, or by scancel (-15).
 
     A node that is gone says nothing: the first of the others does.
     """
-    why, host = "TASK FAILURE", writer.host
-    if not code:
-        why, host = "NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS", _witness(writer)
+    why, host = "DUE TO TASK FAILURE", writer.host
+    if code == _SCANCEL:
+        why = "DUE to SIGNAL Terminated"
+    elif not code:
+        why, host = "DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS", _witness(writer)
     job = job_id(writer.seed, writer.attempt)
     return [
         "srun: Job step aborted: Waiting up to 62 seconds for job step to finish.",
-        f"slurmstepd: error: *** STEP {job}.0 ON {_cancelled(writer, host)} DUE TO {why} ***",
+        f"slurmstepd: error: *** STEP {job}.0 ON {_cancelled(writer, host)} {why} ***",
     ]
 
 
@@ -154,6 +157,15 @@ def excluded_lines(writer: Writer) -> list[str]:
     return [f"oncall: {command}"]
 
 
-def repaired_lines(writer: Writer) -> list[str]:
-    """The node may be used again."""
-    return [f"oncall: scontrol update NodeName={writer.host} State=RESUME"]
+def repaired_lines(writer: Writer, what: int) -> list[str]:
+    """What was done: the node is free again, storage has room, a GPU was reset, a node rebooted."""
+    resume = f"scontrol update NodeName={writer.host} State=RESUME"
+    match what:
+        case 1:
+            return ["oncall: old checkpoints deleted, the file system has room again"]
+        case 2:
+            return [f"oncall: {writer.host}: nvidia-smi --gpu-reset -i {writer.local}; {resume}"]
+        case 3:
+            return [f"oncall: scontrol reboot ASAP nextstate=RESUME {writer.host}"]
+        case _:
+            return [f"oncall: {resume}"]

@@ -136,8 +136,7 @@ def _port(writer: Writer, peer: int) -> int:
 
 
 def nccl_aborted_lines(writer: Writer, peer: int) -> list[str]:
-    """The exception in a rank whose neighbour is gone; without a `peer` it is the one before it."""
-    gone = peer or (writer.rank - 1) % writer.cluster.gpus
+    """The exception in a rank whose neighbour on the ring, `peer`, is gone."""
     where = "/pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:268"
     remote = "remote process exited or there was a network error"
     version = f"NCCL version {writer.cluster.nccl}"
@@ -148,7 +147,7 @@ def nccl_aborted_lines(writer: Writer, peer: int) -> list[str]:
         "ncclRemoteError: A call failed possibly due to a network error or a remote process "
         "exiting prematurely.",
         "Last error:",
-        _closed_by(writer, gone),
+        _closed_by(writer, peer),
     )
 
 
@@ -204,15 +203,16 @@ def teardown_lines(writer: Writer) -> list[str]:
     ]
 
 
-def desync_lines(writer: Writer, sequence: int) -> list[str]:
+def desync_lines(writer: Writer, sequence: int, behind: int) -> list[str]:
     """The report of TORCH_NCCL_DESYNC_DEBUG=1 (PyTorch, distributed/c10d/TraceUtils.h)."""
     operation = _OPERATIONS[writer.plan.gradient_collective.op]
     blamed = "the lagging/dead/mismatched ranks that caused the desync are:"
+    late = f"finished collective #{sequence - 1}, but didn't join collective #{sequence}"
     return [
         f"{writer.torch_prefix(_DESYNC)}{_GROUP} {writer.rank}] ",
         f"\t - [{writer.rank}] Timeout at collective: {operation}, #{sequence}",
         f"\t - To our best knowledge, {blamed}",
-        f"\t   - [{writer.rank}] joined but didn't finish collective #{sequence} (count from 1)",
+        f"\t   - [{behind}] {late} (count from 1)",
     ]
 
 

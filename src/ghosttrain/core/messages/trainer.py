@@ -7,6 +7,7 @@ from ghosttrain.core.messages.writer import Writer
 
 _MEGATRON = "/workspace/Megatron-LM/megatron"
 _SITE = "/opt/venv/lib/python3.12/site-packages"
+_OUTAGE = 64  # numbers of exceptions from here on are of services
 _TIMER_WIDTH = 48  # name and dots (Megatron-LM, core/timers.py)
 
 _LOAD_FRAME: Frame = (
@@ -30,7 +31,9 @@ _DATA_FRAME: Frame = (
 
 
 def software_error_lines(writer: Writer, which: int) -> list[str]:
-    """One of the exceptions such programs end with; `which` is any number."""
+    """One of the exceptions such programs end with; from 64 on a service they need is missing."""
+    if which >= _OUTAGE:
+        return _outage_lines(writer, which - _OUTAGE)
     recipe, model = writer.plan.spec.recipe, writer.plan.spec.model
     samples = recipe.global_batch_size * recipe.steps_per_epoch
     errors: tuple[tuple[Frame, str], ...] = (
@@ -56,6 +59,19 @@ def software_error_lines(writer: Writer, which: int) -> list[str]:
     frame, error = errors[which % len(errors)]
     inner = () if frame == STEP_FRAME else (frame,)
     return traceback_lines(writer, (*TRAIN_FRAMES, STEP_FRAME, *inner), error)
+
+
+def _outage_lines(writer: Writer, which: int) -> list[str]:
+    """A service the launch or the data need does not answer (requests, PyTorch's store, DNS)."""
+    errors = (
+        "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='registry.internal', "
+        "port=443): Max retries exceeded with url: /v2/ (Caused by NewConnectionError("
+        "'Failed to establish a new connection: [Errno 111] Connection refused'))",
+        "torch.distributed.DistStoreError: Timed out after 601 seconds waiting for clients. "
+        f"{writer.cluster.gpus - 1}/{writer.cluster.gpus} clients joined.",
+        "socket.gaierror: [Errno -3] Temporary failure in name resolution",
+    )
+    return traceback_lines(writer, (*TRAIN_FRAMES, STEP_FRAME), errors[which % len(errors)])
 
 
 def sigterm_lines(writer: Writer) -> list[str]:

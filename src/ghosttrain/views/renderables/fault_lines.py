@@ -67,6 +67,7 @@ _KERNEL = (
     MessageKind.XID,
     MessageKind.OOM_KILL,
     MessageKind.PANIC,
+    MessageKind.HARDWARE,
     MessageKind.LINK_DOWN,
     MessageKind.LINK_UP,
     MessageKind.THROTTLE,
