@@ -177,6 +177,21 @@ class FleetSource:
         extra = event[0, node] if event is not None else 0.0
         return usual + float(extra), usual
 
+    def mean_util_pct(self) -> float:
+        """Mean utilisation over all GPUs while training: some may have had nothing to run."""
+        base = float(self.traits(1).util_pct.mean())
+        total = busy = 0.0
+        for span in self.timeline.spans:
+            if span.phase is Phase.TRAINING:
+                idle = sum(
+                    effect.gpus / self.gpus * (1 - float(idle_level(span.slow)))
+                    for effect in self.timeline.effects_of(span)
+                    if effect.effect in IDLE_EFFECTS
+                )
+                total += span.duration_s
+                busy += span.duration_s * (1 - idle)
+        return base * busy / total if total else base
+
     def peak_memory_gib(self) -> float:
         """The most that a GPU held in the run; spares have memory of their own."""
         spans, context = self.timeline.spans, np.float32(CONTEXT_GIB)
@@ -227,12 +242,13 @@ class FleetSource:
         if effect.effect not in APART_EFFECTS:
             return
         gpu, at = self.plan.spec.gpu, slice(effect.first_gpu, effect.first_gpu + effect.gpus)
-        own = self._apart_level(effect, span, factors)
+        warm = span.factor / span.slow  # of a launch's first steps, in which all wait alike
+        own = self._apart_level(effect, span, factors / warm)
         dynamic = self.traits(span.attempt).dynamic_w[at]
-        more = (own - waiting_level(factors)).astype(np.float32)[:, None]
+        more = (own - waiting_level(factors / warm)).astype(np.float32)[:, None]
         samples.power_w[:, at] += more * dynamic
         if effect.effect in IDLE_EFFECTS:
-            samples.util_pct[:, at] *= idle_level(factors).astype(np.float32)[:, None]
+            samples.util_pct[:, at] *= own.astype(np.float32)[:, None]
         elif effect.effect == "power-cap":
             cap = np.float32((1 - effect.stretch_level(span.start_s)) * gpu.tdp_w)
             np.minimum(samples.power_w[:, at], cap, out=samples.power_w[:, at])

@@ -587,7 +587,6 @@ class Run:
         final = self.steps(done, done).loss[0] if done else np.log(self.spec.model.vocab_size)
         flops = done * recipe.tokens_per_step * plan.flops_per_token
         rate = plan.peak_tflops * TERA * self.spec.cluster.gpus
-        traits = self._fleet.traits(1)
         energy_j = sum(self._fleet.mean_power_w(s) * s.duration_s for s in spans)
         return Summary(
             run_time_s=run_s,
@@ -599,7 +598,7 @@ class Run:
             best_validation_loss=best[0],
             best_validation_step=best[1],
             mean_mfu=flops / (rate * totals["steps"]) if totals["steps"] else 0.0,
-            mean_util_pct=float(traits.util_pct.mean()),
+            mean_util_pct=self._fleet.mean_util_pct(),
             peak_memory_gib=self._fleet.peak_memory_gib(),
             gpu_hours=run_s * self.spec.cluster.gpus / 3600,
             energy_kwh=energy_j * self.spec.cluster.gpus / 3.6e6,

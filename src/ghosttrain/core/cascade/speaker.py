@@ -93,6 +93,6 @@ class Speaker:
     def rank_elsewhere(self) -> int | None:
         """The first rank of the next node that the incident does not sit on, None without one."""
         i = self.incident
-        after = (i.gpu + i.gpus if i.gpus < self.gpus else self.victim + self.per_node) % self.gpus
-        rank = after // self.per_node * self.per_node
+        last = i.gpu + i.gpus - 1 if i.gpus < self.gpus else self.victim
+        rank = (last // self.per_node + 1) * self.per_node % self.gpus
         return None if rank // self.per_node == self.victim // self.per_node else rank
