@@ -195,10 +195,14 @@ class FleetSource:
     def peak_memory_gib(self) -> float:
         """The most that a GPU held in the run; spares have memory of their own."""
         spans, context = self.timeline.spans, np.float32(CONTEXT_GIB)
-        if trained := {s.attempt for s in spans if s.phase is Phase.TRAINING}:
-            return max(float(self.traits(a).memory_gib.max()) for a in trained)
-        held = max(_PHASES[span.phase][1] for span in spans[:-1])
-        return float(context + held * (self.traits(1).memory_gib.max() - context))
+        # A first step that the time limit cut short nobody has seen.
+        seen = spans[:-1] if spans[-2].steps else spans[:-2]
+        held: dict[int, float] = {}  # by attempt, as a share of what training holds
+        for span in seen:
+            share = _PHASES[self._doing(span)][1]
+            held[span.attempt] = max(share, held.get(span.attempt, 0.0))
+        full = {attempt: self.traits(attempt).memory_gib.max() for attempt in held}
+        return max(float(context + held[a] * (full[a] - context)) for a in held)
 
     def mean_power_w(self, span: Span) -> float:
         """Mean power of a GPU over a span."""
@@ -242,10 +246,11 @@ class FleetSource:
         if effect.effect not in APART_EFFECTS:
             return
         gpu, at = self.plan.spec.gpu, slice(effect.first_gpu, effect.first_gpu + effect.gpus)
-        warm = span.factor / span.slow  # of a launch's first steps, in which all wait alike
-        own = self._apart_level(effect, span, factors / warm)
+        # In a launch's first steps all wait alike for the compilation.
+        factors = factors * span.slow / span.factor
+        own = self._apart_level(effect, span, factors)
         dynamic = self.traits(span.attempt).dynamic_w[at]
-        more = (own - waiting_level(factors / warm)).astype(np.float32)[:, None]
+        more = (own - waiting_level(factors)).astype(np.float32)[:, None]
         samples.power_w[:, at] += more * dynamic
         if effect.effect in IDLE_EFFECTS:
             samples.util_pct[:, at] *= own.astype(np.float32)[:, None]

@@ -159,6 +159,7 @@ class _Walk:
         self.saves: list[tuple[int, bool]] = []  # step, and whether it can be read back
         self.standing: list[tuple[int, float]] = []  # validated steps, least loss up to each
         self.stalled: list[OpenIncident] = []  # stalls that the next step has to bear
+        self.easing: list[OpenIncident] = []  # whose effect ends with the step in progress
         self.stopping: OpenIncident | None = None  # why the run is to save and end
         self.awaiting: list[OpenIncident] = []  # incidents whose lost steps are being done again
         self._phase_noise = Stream(seed, "phases")
@@ -301,6 +302,7 @@ class _Walk:
         if self.by_step:
             steps = max(1, min(steps, self.by_step[0][0] - 1 - self.step))
         self._take_soft(self.time_s)
+        self.easing = []
         effects, signs = self._under()
         stalled, self.stalled = self.stalled, []
         slow = paced = self.book.slow(self.time_s)
@@ -308,7 +310,8 @@ class _Walk:
             steps = 1
             slow += sum(incident.so_far.severity for incident in stalled) / self.step_s
         begin = self._clock_at(self.ordinal)
-        scale = warm * slow * self.step_s
+        factor = warm + slow - 1  # compilation is the host's, and waits for no link
+        scale = factor * self.step_s
         end = self._end_of(steps, begin, scale)
         hard: _Change | None = None
         while (change := self.agenda.peek()) is not None and change.time_s < end:
@@ -330,7 +333,7 @@ class _Walk:
             self.step,
             done,
             self.ordinal,
-            warm * slow,
+            factor,
             slow,
             hard is not None,
             0,
@@ -343,7 +346,7 @@ class _Walk:
         if self.awaiting:
             self._catch_up(span, begin)
         if paced > 1.0:
-            self.book.book_slow(span.duration_s * (paced - 1) / slow)
+            self.book.book_slow(span.duration_s * (paced - 1) / factor)
         for incident in stalled:
             back_s = incident.so_far.time_s + incident.so_far.severity
             incident.lost_s += min(incident.so_far.severity, span.duration_s)
@@ -351,6 +354,8 @@ class _Walk:
                 shown_s=span.start_s, mitigated_s=back_s, cleared_s=max(back_s, span.end_s)
             )
             self.book.over(incident, back_s)
+        for incident in self.easing:  # slow to the end of the step in progress
+            incident.put(cleared_s=span.end_s)
         self.time_s = span.end_s
         self.step += done
         self.seen_step = self.step
@@ -431,6 +436,8 @@ class _Walk:
                     owner.is_lapsed = True  # the stop that meets it ends it
                     return False
                 self.book.over(owner, at_s, cleared=True)
+                if owner.kind.course == "slow":
+                    self.easing.append(owner)
             case "edge":
                 pass
             case "strike" | "kill":
