@@ -10,11 +10,12 @@ import pytest
 
 from ghosttrain import catalog
 from ghosttrain.core.forecast import forecast
+from ghosttrain.core.history import draw_timeline
 from ghosttrain.core.laws.layout import neighbours
 from ghosttrain.core.plan import plan
 from ghosttrain.core.run import simulate
 from ghosttrain.core.spec import Faults, Recipe, RunSpec
-from ghosttrain.core.timeline import draw_timeline
+from ghosttrain.validation.faults import realistic_plan
 from tests.strategies import machine_spec
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,13 @@ def fastest(action, times=5):
 def test_a_run_of_54_days_is_planned_and_drawn_within_0_3_s():
     spec = llama_405b()
     assert fastest(lambda: draw_timeline(plan(spec), 7)) < 0.3
+
+
+def test_a_month_of_all_kinds_of_faults_is_drawn_within_0_2_s():
+    plan_of_month = realistic_plan()
+    incidents = draw_timeline(plan_of_month, 7).incidents
+    assert len({incident.kind.name for incident in incidents}) > 25
+    assert fastest(lambda: draw_timeline(plan_of_month, 7)) < 0.2
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-405b", "deepseek-v3-671b"])

@@ -6,16 +6,18 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from ghosttrain import catalog
 from ghosttrain.checking import FileReport, check_lines
-from ghosttrain.cli.check_random import classic_log, jsonl_log, struck
+from ghosttrain.cli.check_random import classic_log, jsonl_log
 from ghosttrain.core.run import Run, simulate
-from ghosttrain.core.spec import ParallelRequest, Recipe, RunSpec
+from ghosttrain.core.spec import Faults, InjectedFault, ParallelRequest, Recipe, RunSpec
 
 Row = dict[str, Any]
+WATCHDOG_S = 250.0
 
 
 def small_spec(**recipe: Any) -> RunSpec:
@@ -48,6 +50,38 @@ def good_run(*, with_fault: bool = False) -> Run:
     if not with_fault:
         return run
     return simulate(struck(spec, in_step(run, 84)), 11)
+
+
+def struck(spec: RunSpec, *times_s: float) -> RunSpec:
+    """The spec with a GPU falling off the bus at these times, and its process hanging."""
+    kind = replace(catalog.fault_kind("gpu-off-bus"), hang_share=1.0)
+    injected = tuple(InjectedFault(kind, at_s=at) for at in times_s)
+    return replace(spec, faults=Faults(injected=injected))
+
+
+@cache
+def faulty_run(*names: str, hangs: bool | None = None, **recipe: Any) -> Run:
+    """Two epochs of 120 steps with faults of these kinds, each `name@step`, on GPU 5.
+
+    `hangs` says whether processes hang or end, where both can be. The watchdog comes before
+    Slurm misses a node.
+    """
+    injected = []
+    for name in names:
+        plain, _, step = name.partition("@")
+        kind = catalog.fault_kind(plain)
+        if hangs is not None:
+            kind = replace(kind, hang_share=float(hangs))
+        injected.append(InjectedFault(kind, at_step=int(step), gpu=5))
+    spec = small_spec(**{"steps_per_epoch": 120} | recipe)
+    faults = Faults(injected=tuple(injected), watchdog_timeout_s=WATCHDOG_S)
+    return simulate(replace(spec, faults=faults), 11)
+
+
+@cache
+def faulty_jsonl(*names: str, hangs: bool | None = None, **recipe: Any) -> bytes:
+    """That run as JSONL."""
+    return jsonl_log(faulty_run(*names, hangs=hangs, **recipe))
 
 
 def in_step(run: Run, step: int) -> float:

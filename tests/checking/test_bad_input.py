@@ -83,7 +83,7 @@ def test_a_line_that_is_no_row_is_told_with_its_number(line, invariant, text):
     ("at", "change", "text"),
     [
         ({"event": "step", "step": 33}, {"loss": "low"}, "step: loss is 'low', expected a finite"),
-        ({"event": "step", "step": 33}, {"loss": None}, "step: loss is missing or null"),
+        ({"event": "step", "step": 33}, {"mfu": None}, "step: mfu is missing or null"),
         ({"event": "step", "step": 33}, {"step": 33.5}, "step: step is '33.5', expected a whole"),
         ({"event": "step", "step": 33}, {"mfu": True}, "step: mfu is 'true'"),
         ({"event": "step", "step": 33}, {"mfu": [1]}, "step: mfu is '[1]'"),

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
+from ghosttrain import catalog
+from ghosttrain.catalog.scenarios import scenario_names
 from ghosttrain.checking import UnknownFormatError
-from ghosttrain.cli.check_random import check_both, classic_log, jsonl_log, random_run, struck
+from ghosttrain.cli.check_random import (
+    check_both,
+    classic_log,
+    jsonl_log,
+    random_run,
+    scenario_faults,
+)
 from ghosttrain.core.run import simulate
 from ghosttrain.views.renderables.classic import ClassicWriter
 from ghosttrain.views.renderables.glyphs import ASCII
-from tests.checking.logs import check, good_classic, good_jsonl, good_run, small_spec
+from tests.checking.logs import (
+    check,
+    faulty_run,
+    good_classic,
+    good_jsonl,
+    good_run,
+    small_spec,
+    struck,
+)
 
 
 def texts(reports):
@@ -57,6 +74,31 @@ def test_a_fault_at_any_time_leaves_clean_logs(share):
     end_s = good_run().end_s
     run = simulate(struck(small_spec(), share * end_s, share * end_s + 2500.0), 11)
     assert texts(check_both(run)) == []
+
+
+@pytest.mark.parametrize("kind", catalog.names("fault"))
+def test_every_kind_of_fault_leaves_clean_logs(kind):
+    """Early, and once more when the first may still be felt."""
+    either = 0 < catalog.fault_kind(kind).hang_share < 1
+    for hangs in (False, True) if either else (None,):
+        run = faulty_run(f"{kind}@30", f"{kind}@130", hangs=hangs)
+        assert len(run.timeline.incidents) >= 1
+        assert texts(check_both(run)) == []
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_every_scenario_leaves_clean_logs(name):
+    spec, end_s = small_spec(steps_per_epoch=120), faulty_run().end_s
+    faults = scenario_faults(name, spec, end_s, 3)
+    assert texts(check_both(simulate(replace(spec, faults=faults), 3))) == []
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.45, 0.5, 0.55, 0.6, 0.9])
+def test_a_time_limit_anywhere_leaves_clean_logs(share):
+    """In the first launch, in training, in the hang, in the downtime, in the next launch."""
+    run = good_run(with_fault=True)
+    spec = replace(run.spec, time_limit_s=share * run.end_s)
+    assert texts(check_both(simulate(spec, run.seed))) == []
 
 
 def test_other_log_intervals_and_ascii_are_clean():

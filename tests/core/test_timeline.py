@@ -124,6 +124,7 @@ def test_faults_drawn_for_a_cluster_that_is_down_are_past():
     spec = replace(SAVING, faults=Faults(drawn=(often,)), time_limit_s=20_000.0)
     run = simulate(spec, 7)
     for earlier, later in itertools.pairwise(run.timeline.incidents):
+        assert earlier.relaunch_s is not None
         assert later.time_s >= earlier.relaunch_s
     drawn = [s for s in draw_faults(run.plan, 7) if s.time_s < 20_000]
     assert len(drawn) > 3 * len(run.timeline.incidents)

@@ -11,11 +11,13 @@ import numpy as np
 from ghosttrain import catalog
 from ghosttrain.bench.result import Result, in_turn, seconds
 from ghosttrain.core.events import FleetSamples, Phase, StepsCompleted
+from ghosttrain.core.history import draw_timeline
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Faults, RunSpec
 from ghosttrain.core.timeline import Span
 from ghosttrain.inputs.request import Request, resolve
 from ghosttrain.playback import Player
+from ghosttrain.validation.faults import realistic_plan
 
 LOG_STEPS = 100_000  # 25 MB of text: the ready lines do not fit in the caches
 
@@ -132,6 +134,16 @@ def bench_large_run() -> list[Result]:
         ),
         Result("one hour of it, from cold", 1000 * window, "ms", 50, True),
     ]
+
+
+def bench_realistic_month() -> list[Result]:
+    """Timeline of a month of Llama-3.1-405B on 16,384 H100 with faults as often as published."""
+    plan = realistic_plan()
+    drawn = draw_timeline(plan, 1)
+    taken = min(seconds(lambda: draw_timeline(plan, 1)) for _ in range(3))
+    note = f"{len(drawn.spans):,} spans, {len(drawn.incidents)} faults"
+    name = "timeline of a month of 16,384 GPUs with realistic faults"
+    return [Result(name, taken, "s", 0.2, True, note)]
 
 
 def bench_plain_log() -> list[Result]:

@@ -5,6 +5,7 @@ Numbers as people read them come back with half a unit of what was printed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ _TIME_UNITS = {
 }
 # Patterns of numbers: decimal, whole with commas, decimal with commas, with K, M, B or T behind.
 _F = r"\d+(?:\.\d+)?"
+_L = rf"(?:{_F}|nan)"  # of what follows from a loss that is none
 _I = r"\d[\d,]*"
 _N = r"(\d[\d,]*(?:\.\d+)?)"
 _COUNTED = rf"({_F}(?: [KMBT])?)"
@@ -279,8 +281,34 @@ def _warning(kind: str) -> Callable[[re.Match[str]], Iterator[Said]]:
 
 
 def _fault(m: re.Match[str]) -> Iterator[Said]:
-    numbers = {"gpu": number(m[1]), "node": number(m[3]), "fault": number(m[5])}
-    yield "fault_occurred", numbers, {"kind": m[6]}, {}
+    numbers: Numbers = {
+        "fault": number(m[1]),
+        "gpu": number(m[3]),
+        "node": number(m[4]),
+        "gpus": number(m[5]) if m[5] else Value(1.0),
+        "step": number(m[6]),
+        "severity": rounded(m[7]) if m[7] else Value(0.0),
+    }
+    yield "fault_occurred", numbers, {"kind": m[2]}, {}
+
+
+def _fault_over(m: re.Match[str]) -> Iterator[Said]:
+    numbers: Numbers = {
+        "incident": number(m[1]),
+        "steps_lost": number(m[4]),
+        "lost_s": seconds(m[5]),
+    }
+    if m[3]:
+        numbers["noticed_after_s"] = seconds(m[3])
+    yield "incident_labelled", numbers, {"kind": m[2]}, {"benign": bool(m[6])}
+
+
+def _xid(m: re.Match[str]) -> Iterator[Said]:
+    yield "message_logged", {"code": number(m[1])}, {"message": "kernel_xid"}, {}
+
+
+def _rank_line(m: re.Match[str]) -> Iterator[Said]:
+    yield "message_logged", {"rank": number(m[1])}, {"message": "torch_line"}, {}
 
 
 def _no_progress(m: re.Match[str]) -> Iterator[Said]:
@@ -288,7 +316,11 @@ def _no_progress(m: re.Match[str]) -> Iterator[Said]:
 
 
 def _watchdog(m: re.Match[str]) -> Iterator[Said]:
-    numbers = {"elements": number(m[1]), "timeout_s": Value(float(m[2]) / 1000, 5e-4)}
+    numbers = {
+        "reporter": number(m[1]),
+        "elements": number(m[2]),
+        "timeout_s": Value(float(m[3]) / 1000, 5e-4),
+    }
     yield "watchdog_timed_out", numbers, {}, {}
 
 
@@ -304,8 +336,9 @@ def _attempt_ended(m: re.Match[str]) -> Iterator[Said]:
         "lost_steps": number(m[3]),
         "checkpoint_step": number(m[4]) if m[4] else Value(0.0),
     }
-    yield "phase_ended", {}, {"phase": "hang"}, {}
-    yield "run_aborted", numbers, {}, {}
+    if not m[5]:
+        yield "phase_ended", {}, {"phase": "hang"}, {}
+    yield "run_aborted", numbers, {"reason": m[5] or "fault"}, {}
 
 
 def _node_replaced(m: re.Match[str]) -> Iterator[Said]:
@@ -314,9 +347,20 @@ def _node_replaced(m: re.Match[str]) -> Iterator[Said]:
     yield "node_replaced", {"node": number(m[1]), "downtime_s": took}, {}, {}
 
 
+def _same_nodes(m: re.Match[str]) -> Iterator[Said]:
+    took = seconds(m[1])
+    yield "phase_ended", {"duration_s": took}, {"phase": "down"}, {}
+    yield "node_replaced", {"node": Value(math.nan), "downtime_s": took}, {}, {}
+
+
 def _attempt_started(m: re.Match[str]) -> Iterator[Said]:
     step = number(m[2]) if m[2] else Value(0.0)
-    numbers = {"attempt": number(m[1]), "step": step, "lost_steps": number(m[3])}
+    numbers = {
+        "attempt": number(m[1]),
+        "step": step,
+        "lost_steps": number(m[3]),
+        "skipped_batches": number(m[4]) if m[4] else Value(0.0),
+    }
     yield "run_restarted", numbers, {}, {}
 
 
@@ -375,7 +419,6 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
         re.compile(rf": (\w+), ({_I}) warmup steps, peak learning rate ({_F}(?:e[+-]?\d+)?)"),
         _schedule,
     ),
-    ("OpType=", re.compile(r"NumelIn=(\d+), Timeout\(ms\)=(\d+)"), _watchdog),
     ("Ranks ", re.compile(rf"Ranks (\d+)-\d+: ({_I}) {_X} "), _ranks),
     (
         "All-reduce test",
@@ -391,7 +434,7 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
     (
         "Epoch ",
         re.compile(
-            rf"Epoch (\d+)/(\d+) completed: mean loss ({_F}), step ({_I}), (\w+), "
+            rf"Epoch (\d+)/(\d+) completed: mean loss ({_L}), step ({_I}), (\w+), "
             rf"({_F}(?: [KMBT])?) tokens seen"
         ),
         _epoch,
@@ -400,15 +443,15 @@ INFO_LINES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], Iterator
     (
         "Validation: ",
         re.compile(
-            rf": loss ({_F})  ppl ({_F})  accuracy ({_F})%  train ({_F}) \(([+-]{_F})\)  "
-            rf"(best so far|best ({_F}))"
+            rf": loss ({_L})  ppl ({_L})  accuracy ({_L})%  train ({_F}) \(([+-]{_L})\)  "
+            rf"(best so far|best ({_L}))"
         ),
         _validation,
     ),
     ("Saving checkpoint of step ", re.compile(rf"step ({_I}): ({_F} \w*B)"), _saving),
     (
         "Checkpoint: ",
-        re.compile(rf": (.+), ({_F} \w*B) in (.+) \((improved|interval)\)$"),
+        re.compile(rf": (.+), ({_F} \w*B) in (.+) \((improved|interval|asked)\)$"),
         _saved,
     ),
     ("Exporting model", re.compile(""), _exporting),
@@ -422,17 +465,19 @@ OTHER_LINES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Sai
         re.compile(
             rf"Attempt (\d+) ended at step ({_I}): ({_I}) steps since "
             rf"(?:the checkpoint at step ({_I})|the start) lost"
+            r"(?: \((maintenance|preempted|operator|rollback)\))?$"
         ),
         _attempt_ended,
     ),
     (
         re.compile(
             rf"Attempt (\d+) starts from (?:step ({_I})|the beginning), ({_I}) steps to repeat"
+            rf"(?:, ({_I}) batches skipped)?$"
         ),
         _attempt_started,
     ),
     (re.compile(r"\[Node +(\d+)/\d+\] replaced by a spare after (\w+) down"), _node_replaced),
-    (re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] .+ GiB"), _rank),
+    (re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] [^\[]+ GiB, "), _rank),
     (
         re.compile(
             rf"({_I}) parameters(?: {_DOT} ({_F}(?: [KMBT])?) active)? {_DOT} (\d+) layers"
@@ -443,9 +488,29 @@ OTHER_LINES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Sai
     (re.compile(rf"({_F}(?: [KMBT])?) tokens in (.+), (\d+) tok/s$"), _validation_took),
     (re.compile(rf"\[ *(\d+)/(\d+)\] (\S+\.safetensors)  ({_F} \w*B)$"), _shard),
     (
-        re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] .*\bfault (\d+): (.+)$"),
+        re.compile(
+            rf"\[fault (\d+)\] (\S+) begins at \[Rank +(\d+)/\d+\] \[Node +(\d+)/\d+\]"
+            rf"(?: {_X} ({_I}))?, step ({_I})(?:, severity (\S+))?$"
+        ),
         _fault,
     ),
+    (
+        re.compile(
+            r"\[fault (\d+)\] (\S+) over: (?:noticed after (\S+)|never noticed), "
+            rf"({_I}) steps lost, (\S+) lost(, benign)?$"
+        ),
+        _fault_over,
+    ),
+    (
+        re.compile(
+            r"\[rank(\d+)\]:.* Watchdog caught collective operation timeout: .+"
+            r"NumelIn=(\d+), .*Timeout\(ms\)=(\d+)"
+        ),
+        _watchdog,
+    ),
+    (re.compile(r"\[rank(\d+)\]:"), _rank_line),
+    (re.compile(r".*\bNVRM: Xid \(.+?\): (\d+)"), _xid),
+    (re.compile(r"Same nodes again after (\w+) down"), _same_nodes),
     (re.compile(rf"\[Rank +(\d+)/\d+\] .+ did not arrive: ({_I}) ranks waited"), _absent),
     (re.compile(rf"(?:NCCL|RCCL) \S+: world size (\d+), ({_I}) nodes?"), _world),
     (

@@ -56,9 +56,9 @@ _STAMPED_BYTES = re.compile(rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] (INFO |WARNING
 _F = r"\d+(?:\.\d+)?"
 _STEP = re.compile(
     r"step +(\d+)/(\d+)"
-    rf"(?:  loss +({_F}))?"
-    rf"(?:  ppl +({_F}))?"
-    rf"(?:  grad +({_F}))?"
+    rf"(?:  loss +({_F}|nan))?"
+    rf"(?:  ppl +({_F}|nan))?"
+    rf"(?:  grad +({_F}|nan))?"
     rf"(?:  lr +({_F}(?:e[+-]?\d+)?)(?: [a-z]+)?)? *"
     r"(?:  (?:scale +\d+|BF16|FP16|FP8))?"
     rf"(?:  +({_F})s)?"
@@ -89,7 +89,7 @@ _GRID = re.compile(
     rf"mean +(\d+)% +(\d+)C +(\d+)W +({_F})/({_F})GiB(?: \| (\d+) lost)?$"
 )
 _GRID_HALVES = {"util_pct": 0.5, "temp_c": 0.5, "memory_gib": 0.05, "power_w": 0.5}
-_BAR = re.compile(rf"Loss: ({_F}) \| PPL: ({_F}) \|(?:.*?MFU ({_F})%)?")
+_BAR = re.compile(rf"Loss: ({_F}|nan) \| PPL: ({_F}|nan) \|(?:.*?MFU ({_F})%)?")
 _DIGITS = bytes(c if c in b"0123456789.-" else 32 for c in range(256))
 _TERMINAL_GRID = "GPU status ·".encode()
 _CUT_BYTES = ("…".encode(), b"~")
@@ -303,6 +303,8 @@ class ClassicReader:
             else:
                 if kind == "run_restarted":
                     self._ranks = 0
+                if words.get("phase") == "hang":
+                    self._last_step = math.nan  # steps since the last row were not due for one
                 yield Observation(kind, line, time, numbers, words, flags)
 
     def _gpus(self, line: int, time: Value, numbers: dict[str, Value]) -> Observation:
@@ -479,8 +481,7 @@ def _fleet_block(samples: list[tuple[Grid, F64, tuple[int, ...]]]) -> FleetBlock
         np.array([line for line, _, _, _ in grids]),
         Column(nan, nan),
         np.array([int(heading[1]) for _, heading, _, _ in grids]),
-        # While nothing moves, the steps done since the last row were not due for one.
-        np.where([not gone for gone in lost], last, math.nan),
+        last,
         nan,
         util_pct=cells[:, :, 1],
         temp_c=cells[:, :, 2],

@@ -65,9 +65,27 @@ _COLLECTIVE_HALVES = {
     "busbw_gbs": 5e-4,
 }
 _FLEET_HALVES = {"util_pct": 0.5, "temp_c": 0.5, "memory_gib": 0.005, "power_w": 0.05}
+# Columns that telemetry rows may have beside them.
+_FLEET_EXTRA_HALVES = {
+    "sm_clock_mhz": 0.5,
+    "sm_active": 5e-4,
+    "tensor_active": 5e-4,
+    "nvlink_gbs": 5e-2,
+    "ib_gbs": 5e-2,
+}
 _FLEET_TIME_HALF = 5e-7
 _HALF = 5e-10  # of floats in all other rows
 _WHOLE = frozenset({"step", "attempt", "tokens_seen", "layer", "ranks"})
+# What has no value where the loss is no number: null.
+_NULL_IN_STEPS = frozenset({"loss", "ppl", "grad_norm"})
+_NULL_IN_ROWS = frozenset(
+    {
+        ("epoch_completed", "mean_loss"),
+        ("validation_completed", "loss"),
+        ("validation_completed", "accuracy"),
+        ("validation_completed", "best_loss"),
+    }
+)
 
 _STEP = itemgetter(*_STEP_HALVES)
 _COLLECTIVE = itemgetter(*_COLLECTIVE_HALVES, "op")
@@ -119,6 +137,7 @@ _LAYOUT_NUMBERS = (
 )
 
 Row = dict[str, Any]
+Signs = dict[str, dict[int, float]]
 Place = tuple[int, tuple[Any, ...]]  # line, the step row before
 _NOWHERE = (math.nan, 0, math.nan)
 
@@ -153,7 +172,7 @@ class JsonlReader:
             if kind == "step":
                 self._take(last.number, row)
             elif kind == "fleet":
-                self._take_sample(last.number, row, _FLEET, self._fleet, self._fleet_lines)
+                self._take_sample(last.number, row, _fleet_fields, self._fleet, self._fleet_lines)
                 if self._fleet and isinstance(self._fleet[-1][2], list):
                     self._fleet_values += len(self._fleet[-1][2])
             elif kind == "collective":
@@ -283,7 +302,7 @@ class JsonlReader:
             kinds = set(map(type, column))
             allowed = {int} if name in _WHOLE else {int, float}
             # An integer too large for a float is as bad as infinity.
-            odd |= not kinds <= allowed
+            odd = odd or not kinds <= allowed
             odd = odd or not all(map(_fits, (min(column), max(column))))
         if not odd:
             return None
@@ -293,6 +312,7 @@ class JsonlReader:
                 (name, value)
                 for name, value in zip(names, row, strict=False)
                 if not _is_number(value, whole=name in _WHOLE)
+                and not (value is None and name in _NULL_IN_STEPS)
             ]
             if wrong:
                 name, value = wrong[0]
@@ -327,18 +347,22 @@ class JsonlReader:
         rows, self._fleet = self._fleet, []
         places, self._fleet_lines = self._fleet_lines, []
         self._fleet_values = 0
-        by_width: dict[int, list[int]] = {}
+        by_width: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for i, row in enumerate(rows):
             if wrong := _wrong_sample(row):
                 self._wrong(places[i][0], "complete-rows", wrong)
             else:
-                by_width.setdefault(len(row[2]), []).append(i)
-        for keep in by_width.values():
+                by_width.setdefault((len(row[2]), tuple(row[7])), []).append(i)
+        for (_, names), keep in by_width.items():
             try:
                 util, temp, memory, power = (
                     np.array([rows[i][2 + m] for i in keep], dtype=np.float64)
                     for m in range(len(_FLEET_HALVES))
                 )
+                extra = {
+                    name: np.array([rows[i][7][name] for i in keep], dtype=np.float64)
+                    for name in names
+                }
             except (ValueError, TypeError, OverflowError):
                 for i in keep:
                     self._wrong(places[i][0], "complete-rows", "fleet row with odd values")
@@ -353,8 +377,10 @@ class JsonlReader:
                 temp_c=temp,
                 memory_gib=memory,
                 power_w=power,
-                halves=_FLEET_HALVES,
+                halves=_FLEET_HALVES | _FLEET_EXTRA_HALVES,
                 lost=tuple(tuple(rows[i][6]) for i in keep),
+                extra=extra,
+                signs=tuple(_signs(rows[i][8]) for i in keep),
             )
 
     # All other rows.
@@ -384,10 +410,16 @@ class JsonlReader:
             elif sort in ("whole", "number") and _is_number(value, whole=sort == "whole"):
                 half = 0.0 if isinstance(value, int) else _HALF
                 numbers[plain] = Value(float(value), half)
-            elif value is None and _has(row, name) and (sort == "optional" or "." in name):
+            elif value is None and _has(row, name) and _may_be_null(kind, name, sort):
                 numbers[plain] = Value(math.nan)
-            elif sort == "optional" and _is_number(value, whole=True):
-                numbers[plain] = Value(float(value))
+            elif sort in ("optional whole", "optional number") and _is_number(
+                value, whole=sort == "optional whole"
+            ):
+                numbers[plain] = Value(float(value), 0.0 if isinstance(value, int) else _HALF)
+            elif sort == "times" and _are_times(value):
+                numbers |= {f"{plain}.{key}": Value(float(at), _HALF) for key, at in value.items()}
+            elif sort == "pairs" and _are_pairs(value):
+                numbers |= {f"{plain}.{first}": Value(float(second)) for first, second in value}
             else:
                 yield Unreadable(line, "complete-rows", _not_as_wanted(kind, name, sort, row))
         if kind == "warning_raised":
@@ -479,8 +511,9 @@ def _step_block(rows: list[tuple[Any, ...]], numbers: list[int]) -> StepBlock:
 def event_fields() -> Mapping[str, Mapping[str, str]]:
     """Fields of every row but steps, samples and timings: event name to field name to its sort.
 
-    Sorts: number, whole, optional (a whole number or null), word, flag. A record inside a row
-    has its fields under `record.field`.
+    Sorts: number, whole, both of them optional (or null), word, flag, times (an object of names
+    and numbers), pairs (of whole numbers). A record inside a row has its fields under
+    `record.field`.
     """
     special = (
         events.RunStarted,
@@ -504,7 +537,9 @@ def _sorts(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _sort(hint: Any) -> str:
     if get_origin(hint) is types.UnionType:
-        return "optional"
+        return f"optional {_sort(get_args(hint)[0])}"
+    if get_origin(hint) is tuple:
+        return "times" if str in get_args(get_args(hint)[0]) else "pairs"
     if get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, str)):
         return "word"
     return {bool: "flag", int: "whole"}.get(hint, "number")
@@ -540,6 +575,21 @@ def _is_number(value: Any, *, whole: bool = False) -> TypeGuard[float]:
     return not whole and type(value) is float and math.isfinite(value)
 
 
+def _are_times(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _are_pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(_is_number(n, whole=True) for n in pair)
+        for pair in value
+    )
+
+
+def _may_be_null(kind: str, name: str, sort: str) -> bool:
+    return sort.startswith("optional") or "." in name or (kind, name) in _NULL_IN_ROWS
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
@@ -558,20 +608,27 @@ def _not_a_number(kind: str, name: str, value: Any) -> str:
 def _not_as_wanted(kind: str, name: str, sort: str, row: Row) -> str:
     if not _has(row, name):
         return f"{kind} row without {name}"
-    wanted = {"word": "a text", "flag": "true or false", "whole": "a whole number"}.get(
-        sort, "a finite number"
-    )
+    wanted = {
+        "word": "a text",
+        "flag": "true or false",
+        "whole": "a whole number",
+        "optional whole": "a whole number or null",
+        "optional number": "a finite number or null",
+        "times": "an object of names and times",
+        "pairs": "a list of pairs of whole numbers",
+    }.get(sort, "a finite number")
     return f"{kind}: {name} is {_excerpt(_at(row, name))}, expected {wanted}"
 
 
 def _wrong_sample(row: tuple[Any, ...]) -> str:
     """What is wrong with the fields of a fleet row, "" if nothing is."""
-    time, step, *metrics, lost = row
+    time, step = row[:2]
+    metrics, lost, extra, signs = row[2:6], row[6], row[7], row[8]
     if not _is_number(time):
         return _not_a_number("fleet", "time_s", time)
     if not _is_number(step, whole=True):
         return _not_a_number("fleet", "step", step)
-    for name, values in zip(_FLEET_HALVES, metrics, strict=True):
+    for name, values in (*zip(_FLEET_HALVES, metrics, strict=True), *extra.items()):
         if not isinstance(values, list) or not values:
             return f"fleet: {name} is {_excerpt(values)}, expected a list of numbers"
         if len(values) != len(metrics[0]):
@@ -583,7 +640,32 @@ def _wrong_sample(row: tuple[Any, ...]) -> str:
             return f"fleet: a value of {name} is not finite"
     if not isinstance(lost, list) or not all(_is_number(i, whole=True) for i in lost):
         return f"fleet: lost is {_excerpt(lost)}, expected a list of GPU indices"
+    if not _are_signs(signs):
+        return f"fleet: signs is {_excerpt(signs)}, expected an object of GPUs' values by name"
     return ""
+
+
+def _fleet_fields(row: Row) -> tuple[Any, ...]:
+    """The fields of a fleet row, then those it may have: other columns by name, signs."""
+    extra = {name: row[name] for name in _FLEET_EXTRA_HALVES if name in row}
+    return *_FLEET(row), extra, row.get("signs", {})
+
+
+def _are_signs(signs: Any) -> bool:
+    """Whether it is an object of objects of numbers by GPU."""
+    return isinstance(signs, dict) and all(
+        isinstance(values, dict)
+        and all(gpu.isdecimal() for gpu in values)
+        and all(map(_is_number, values.values()))
+        for values in signs.values()
+    )
+
+
+def _signs(signs: Mapping[str, Mapping[str, float]]) -> Signs:
+    return {
+        name: {int(gpu): float(value) for gpu, value in values.items()}
+        for name, values in signs.items()
+    }
 
 
 def looks_like_jsonl(line: bytes) -> bool:

@@ -168,6 +168,8 @@ class FleetBlock:
         row_step, row_time: Step and time of the step row each sample stands behind, NaN where
             it stands behind another row.
         lost: Indices of GPUs that do not answer, per sample.
+        extra: Further columns by name, where the log has them, with their halves in `halves`.
+        signs: Per sample, by name, what counters and marks of which GPUs show.
         means: Printed means of utilisation, temperature, power and memory, shape (K, 4).
     """
 
@@ -183,6 +185,8 @@ class FleetBlock:
     halves: Mapping[str, float]
     lost: tuple[tuple[int, ...], ...]
     means: F64 | None = None
+    extra: Mapping[str, F64] = field(default_factory=dict)
+    signs: tuple[Mapping[str, Mapping[int, float]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

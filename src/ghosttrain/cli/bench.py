@@ -34,6 +34,7 @@ def execute(args: argparse.Namespace) -> int:
                 core.bench_telemetry,
                 core.bench_same_bytes,
                 core.bench_large_run,
+                core.bench_realistic_month,
                 core.bench_grid,
             ),
             strict=True,

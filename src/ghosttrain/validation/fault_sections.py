@@ -50,7 +50,7 @@ def table_section(found: FaultOutcome) -> Section:
     )
     return Section(
         "Interruptions, against table 5 of Llama 3 (arXiv:2407.21783)",
-        ("", "cause", ">published", ">here", ">miss", ">expected", ">found", ">sigmas", ">covered"),
+        ("", "cause", ">published", ">here", ">miss", ">expected", ">found", ">covered", ">sigmas"),
         (*rows, _table_row(whole, found)),
         (
             f"{found.tally.months} months of {MONTH_DAYS} days of Llama 3.1 405B on 16,384 H100 "
@@ -59,7 +59,8 @@ def table_section(found: FaultOutcome) -> Section:
             "are fitted on this table; what is tested is what the history makes of them.",
             f"Expected: rate x time up. The run was up {percent(100 * up)} of the time; what comes "
             "while it is down finds nothing to strike, so that fewer are found than published.",
-            "Covered: faults that were about to end the launch when another did.",
+            "Covered: faults that were about to end the launch when another did. Sigmas: of both "
+            "together.",
             f"Allowed: {MOST_SIGMAS:g} sigmas each; all together as far off or further by chance "
             f"in {_chance(found.p_value(found.categories))} (allowed: above {LEAST_P:g}).",
         ),
@@ -75,15 +76,9 @@ def _table_row(category: Category, found: FaultOutcome) -> tuple[Cell, ...]:
         Cell(f"{published:,}"),
         Cell(f"{here:.1f}"),
         Cell(percent(100 * (here / published - 1), sign=True)),
-        *_counts(category),
-        Cell(f"{category.struck - category.found:,}"),
-    )
-
-
-def _counts(category: Category) -> tuple[Cell, ...]:
-    return (
         Cell(f"{category.expected:,.1f}"),
         Cell(f"{category.found:,}"),
+        Cell(f"{category.struck - category.found:,}"),
         Cell(f"{category.sigmas:+.2f}"),
     )
 
@@ -150,7 +145,9 @@ def others_section(found: FaultOutcome) -> Section:
             (
                 _verdict(category.is_met),
                 Cell(category.name),
-                *_counts(category),
+                Cell(f"{category.expected:,.1f}"),
+                Cell(f"{category.found:,}"),
+                Cell(f"{category.sigmas:+.2f}"),
                 Cell(found.kinds[category.name].source),
             )
             for category in found.others

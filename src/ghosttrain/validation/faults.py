@@ -270,8 +270,11 @@ class Category:
 
     @property
     def sigmas(self) -> float:
-        """How far off, in standard deviations of a Poisson number, a small one too (Anscombe)."""
-        return 2 * (math.sqrt(self.found + 0.375) - math.sqrt(self.expected + 0.375))
+        """How far off, in standard deviations of a Poisson number, a small one too (Anscombe).
+
+        Of the faults that came: that another fault was quicker with some is no matter of rates.
+        """
+        return 2 * (math.sqrt(self.struck + 0.375) - math.sqrt(self.expected + 0.375))
 
     @property
     def is_met(self) -> bool:

@@ -12,7 +12,13 @@ from ghosttrain.checking.findings import Finding, Findings, equal, within
 from ghosttrain.checking.history import History
 from ghosttrain.checking.invariants.course import COURSE_INVARIANTS
 from ghosttrain.checking.invariants.fleet import COLLECTIVE_INVARIANTS, FLEET_INVARIANTS
+from ghosttrain.checking.invariants.incidents import INCIDENT_INVARIANTS
+from ghosttrain.checking.invariants.labels import LABEL_INVARIANTS
 from ghosttrain.checking.invariants.plan import NEWS_INVARIANTS, PLAN_INVARIANTS
+from ghosttrain.checking.invariants.standstills import (
+    STANDSTILL_INVARIANTS,
+    STEP_STANDSTILL_INVARIANTS,
+)
 from ghosttrain.checking.invariants.steps import STEP_INVARIANTS
 from ghosttrain.checking.invariants.summary import SUMMARY_INVARIANTS
 from ghosttrain.checking.observations import (
@@ -69,14 +75,19 @@ def invariants_before(seen: Seen) -> Iterator[Invariant]:
             yield runs_begin_at_zero
         case StepBlock():
             yield from STEP_INVARIANTS
+            yield from STEP_STANDSTILL_INVARIANTS
         case FleetBlock():
             yield from FLEET_INVARIANTS
         case CollectiveBlock():
             yield from COLLECTIVE_INVARIANTS
         case Observation(kind="run_finished"):
             yield from SUMMARY_INVARIANTS
+            yield from LABEL_INVARIANTS
         case Observation():
             yield from COURSE_INVARIANTS
+            yield from INCIDENT_INVARIANTS
+            yield from STANDSTILL_INVARIANTS
+            yield from LABEL_INVARIANTS
         case _:
             return
 

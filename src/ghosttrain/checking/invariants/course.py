@@ -1,4 +1,4 @@
-"""Invariants of the run's course: launches, epochs, validations, checkpoints, faults, files."""
+"""Invariants of the run's course: launches, epochs, validations, checkpoints, files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ghosttrain.checking.findings import Findings, Stated, equal, within
-from ghosttrain.checking.history import INIT_PHASES, History
+from ghosttrain.checking.history import INIT_PHASES, STANDSTILLS, History
 from ghosttrain.checking.observations import Observation, Value
 from ghosttrain.core.laws.loss import next_token_accuracy
 from ghosttrain.core.laws.network import bus_factor
@@ -16,10 +16,12 @@ from ghosttrain.core.units import GB
 
 ROUNDING_S = 1e-6  # times are rounded, then subtracted
 WARNING_SLACK = 0.04  # of a step: what jitter may add to a warning's delay
+MOST_SPREAD = 0.72  # of the logarithm of a phase's duration: six deviations of 0.12
 VALIDATION_NEAR_TRAINING = 0.1  # share of the loss; losses fall fast while few steps are done
 
 
-def _slack(*values: Value | None) -> float:
+def slack_of(*values: Value | None) -> float:
+    """What rounding may do to a sum or difference of these values."""
     return sum(value.half for value in values if value is not None) + ROUNDING_S
 
 
@@ -27,13 +29,14 @@ def _slack(*values: Value | None) -> float:
 
 
 def phases_begin_and_end(o: Observation, h: History) -> Findings:
-    """A phase ends before another begins, unless a fault cuts it; what ends has begun."""
+    """A phase ends before another begins, unless a standstill cuts it; what ends has begun."""
     if not h.begins_here or h.blind or not h.facts.prints_every_step:
         return
     name = o.words.get("phase", "")
     open_name = h.phase.words.get("phase", "") if h.phase is not None else ""
     if o.kind == "phase_started":
-        yield Stated(o.line, not open_name, f"{name} begins inside {open_name}", "one at a time")
+        good = not open_name or name in STANDSTILLS
+        yield Stated(o.line, good, f"{name} begins inside {open_name}", "one at a time")
     elif o.kind == "phase_ended":
         expected = f"the end of {open_name}" if open_name else "no end: no phase has begun"
         yield Stated(o.line, open_name == name, f"end of {name}", expected)
@@ -46,7 +49,7 @@ def phases_take_their_time(o: Observation, h: History) -> Findings:
         began, ended = h.phase.time, o.time
         if began is not None and ended is not None:
             expected = ended.value - began.value
-            slack = _slack(took, began, ended)
+            slack = slack_of(took, began, ended)
             name = o.words.get("phase", "")
             yield equal(o.line, f"duration of {name}", took.value, expected, slack, "end − begin")
 
@@ -54,10 +57,9 @@ def phases_take_their_time(o: Observation, h: History) -> Findings:
 def phases_follow_without_gap(o: Observation, h: History) -> Findings:
     """A phase begins when the last step or phase has ended."""
     if o.kind == "phase_started" and o.time is not None and not h.blind and h.begins_here:
-        since = h.idle_since
-        if since is not None and h.facts.prints_every_step:
-            name = o.words.get("phase", "")
-            slack = _slack(o.time, since)
+        since, name = h.idle_since, o.words.get("phase", "")
+        if since is not None and h.facts.prints_every_step and name != "hang":
+            slack = slack_of(o.time, since)
             what = f"beginning of {name}"
             yield equal(o.line, what, o.time.value, since.value, slack, "the last end")
 
@@ -112,7 +114,7 @@ def all_reduce_test_adds_up(o: Observation, h: History) -> Findings:
 
 
 def training_starts_where_it_was_saved(o: Observation, h: History) -> Findings:
-    """Training starts from step 0, or from the last checkpoint's step."""
+    """Training starts from step 0, or from the step its launch went back to."""
     step = o.get("step")
     if o.kind == "training_started" and step is not None and h.saved_step is not None:
         yield equal(o.line, "starts from step", step.value, float(h.saved_step), 0, "as saved")
@@ -142,11 +144,34 @@ def epoch_means_are_of_its_losses(o: Observation, h: History) -> Findings:
     epoch, mean, size = o.get("epoch"), o.get("mean_loss"), h.facts.steps_per_epoch
     if o.kind != "epoch_completed" or not epoch or not mean or size is None or h.has_holes:
         return
-    total, count = h.epoch_sums.get(int(epoch.value), (0.0, 0))
-    if h.facts.prints_every_step and count == size.value:
+    losses = h.epoch_sums.get(int(epoch.value))
+    if h.facts.prints_every_step and losses and losses.count == size.value:
         slack = mean.half + 1e-6
-        formula = f"mean of its {count:,} losses"
-        yield equal(o.line, "mean loss", mean.value, total / count, slack, formula)
+        formula = f"mean of its {losses.count:,} losses"
+        yield equal(o.line, "mean loss", mean.value, losses.total / losses.count, slack, formula)
+
+
+def only_unknown_losses_have_no_mean(o: Observation, h: History) -> Findings:
+    """An epoch has no mean loss when, and only when, one of its losses is no number."""
+    epoch, size = o.get("epoch"), h.facts.steps_per_epoch
+    if o.kind != "epoch_completed" or "mean_loss" not in o.numbers or not epoch or size is None:
+        return
+    losses = h.epoch_sums.get(int(epoch.value))
+    known = not math.isnan(o.numbers["mean_loss"].value)
+    if losses and losses.count + losses.nan == size.value and h.facts.prints_every_step:
+        found = f"{'a' if known else 'no'} mean of {losses.nan:,} unknown losses"
+        yield Stated(o.line, known == (not losses.nan), found, "one where all are known")
+
+
+def unknown_validations_have_a_cause(o: Observation, h: History) -> Findings:
+    """A validation's loss is a number unless a fault makes it none."""
+    if o.kind != "validation_completed" or "loss" not in o.numbers or not h.begins_here:
+        return
+    if math.isnan(o.numbers["loss"].value):
+        good = h.faults.stands("loss-nan")
+        yield Stated(o.line, good, "a validation without a loss", "a fault that makes it none")
+        improved = o.flags.get("improved", False)
+        yield Stated(o.line, not improved, "no loss that improved", "not improved")
 
 
 def epochs_take_their_time(o: Observation, h: History) -> Findings:
@@ -157,7 +182,7 @@ def epochs_take_their_time(o: Observation, h: History) -> Findings:
     began = h.epoch_begins.get(int(epoch.value)) if epoch else None
     if began is not None and h.facts.prints_every_step:
         expected = o.time.value - began.value
-        slack = _slack(took, o.time, began)
+        slack = slack_of(took, o.time, began)
         yield equal(o.line, "epoch's seconds", took.value, expected, slack, "end − begin")
 
 
@@ -170,6 +195,7 @@ def events_name_the_last_step(o: Observation, h: History) -> Findings:
         "validation_completed",
         "checkpoint_saved",
         "fault_occurred",
+        "message_logged",
         "watchdog_timed_out",
         "run_aborted",
         "phase_started",
@@ -182,7 +208,7 @@ def events_name_the_last_step(o: Observation, h: History) -> Findings:
             yield equal(o.line, f"step of {o.kind}", step.value, float(h.step), 0, "the last one")
         elif h.facts.is_thinned:
             yield within(o.line, f"step of {o.kind}", step.value, h.step, math.inf, "the last one")
-        elif h.log_interval is not None and h.begins_here and h.phase is None and h.fault is None:
+        elif h.log_interval is not None and h.begins_here and h.phase is None and not h.abort:
             low, high = float(h.step), float(h.step + h.log_interval)
             yield within(o.line, f"step of {o.kind}", step.value, low, high, "the last one")
 
@@ -228,7 +254,7 @@ def validations_agree_with_themselves(o: Observation, h: History) -> Findings:
     train, gap = o.get("train_loss"), o.get("gap")
     if train and gap:
         expected = loss.value - train.value
-        slack = _slack(loss, train, gap)
+        slack = slack_of(loss, train, gap)
         yield equal(o.line, "gap", gap.value, expected, slack, "validation − training loss")
 
 
@@ -257,8 +283,9 @@ def validation_is_near_training(o: Observation, h: History) -> Findings:
     train, last = o.get("train_loss"), h.last.get("loss")
     if o.kind != "validation_completed" or train is None or last is None or h.has_holes:
         return
-    if h.losses:
-        recent = np.concatenate([loss[-16:] for _, loss, _ in h.losses[-16:]])[-16:]
+    counted = [losses.loss[-16:] for losses in h.losses[-16:] if not losses.is_undone]
+    if counted and not h.is_astray:
+        recent = np.concatenate(counted)[-16:]
         if len(recent) < 8:
             return
         room = VALIDATION_NEAR_TRAINING * last.value
@@ -303,16 +330,37 @@ def checkpoints_are_named_by_step(o: Observation, h: History) -> Findings:
 
 
 def checkpoints_have_a_reason(o: Observation, h: History) -> Findings:
-    """A checkpoint because validation improved comes after one that did."""
+    """A checkpoint because validation improved comes after one that did.
+
+    Nobody asks for one unless the run has to end.
+    """
     reason = o.words.get("reason")
     if o.kind != "checkpoint_saved" or reason is None or h.has_holes or not h.begins_here:
         return
     last = h.validations[-1] if h.validations else None
     here = last is not None and last.step == h.step_now(o)
     improved = last is not None and here and last.loss.value < last.best_before.value
-    if improved or not here:
-        wanted = "improved" if improved else "interval"
-        yield Stated(o.line, reason == wanted, f"checkpoint for {reason}", wanted)
+    found = f"checkpoint for {reason}"
+    if improved:
+        yield Stated(o.line, reason == "improved", found, "improved")
+    elif reason == "asked":
+        asks = [fault for fault in h.faults.standing() if fault.asks_to_end]
+        yield Stated(o.line, bool(asks), "checkpoint somebody asked for", "a fault to end for")
+    elif not here:
+        yield Stated(o.line, reason == "interval", found, "interval")
+
+
+def phases_last_as_planned(o: Observation, h: History) -> Findings:
+    """A phase of a launch or between steps takes about its plan, unless a fault stretches it."""
+    took, name = o.get("duration_s"), o.words.get("phase", "")
+    planned = h.expected_s.get(name)
+    if o.kind != "phase_ended" or took is None or not planned or h.blind or not h.begins_here:
+        return
+    if name in STANDSTILLS or not h.facts.prints_every_step:
+        return
+    low, high = (planned * math.exp(sign * MOST_SPREAD) for sign in (-1, 1))
+    top = math.inf if h.is_stretched else high + took.half
+    yield within(o.line, f"duration of {name}", took.value, low - took.half, top, "about its plan")
 
 
 def results_take_their_phase_s_time(o: Observation, h: History) -> Findings:
@@ -321,7 +369,7 @@ def results_take_their_phase_s_time(o: Observation, h: History) -> Findings:
     if o.kind not in ("validation_completed", "checkpoint_saved") or took is None:
         return
     if h.last_phase_s is not None and h.facts.prints_every_step and not h.blind:
-        slack = _slack(took, h.last_phase_s)
+        slack = slack_of(took, h.last_phase_s)
         what = f"duration of {o.kind}"
         yield equal(o.line, what, took.value, h.last_phase_s.value, slack, "its phase's")
 
@@ -370,7 +418,7 @@ def folder_of(model: str) -> str:
     return model.lower().replace(" ", "-").replace("/", "-")
 
 
-# Warnings and faults.
+# Warnings.
 
 
 def warnings_have_a_cause(o: Observation, h: History) -> Findings:
@@ -390,11 +438,11 @@ def warnings_have_a_cause(o: Observation, h: History) -> Findings:
     grad = o.get("row_grad_norm") or h.last.get("grad_norm")
     if kind in ("late_loader", "slow_collective") and took is not None:
         expected = usual.value + value.value
-        slack = WARNING_SLACK * usual.value + _slack(value, usual, took)
+        slack = WARNING_SLACK * usual.value + slack_of(value, usual, took)
         formula = "usual time + delay"
         yield equal(o.line, f"time of step {step.value:.0f}", took.value, expected, slack, formula)
     if kind == "grad_norm_burst" and grad is not None:
-        slack = _slack(value, grad)
+        slack = slack_of(value, grad)
         yield equal(o.line, "gradient norm", value.value, grad.value, slack, "the step's row")
 
 
@@ -404,83 +452,6 @@ def warnings_are_of_a_node(o: Observation, h: History) -> Findings:
     kinds = ("warning_raised", "fault_occurred", "run_restarted", "node_replaced")
     if o.kind in kinds and node is not None and h.facts.nodes is not None:
         yield within(o.line, "node", node.value, 0, h.facts.nodes.value - 1)
-
-
-def faults_are_numbered(o: Observation, h: History) -> Findings:
-    """Faults are numbered from 1; their GPU is one of the run's and of their node."""
-    if o.kind != "fault_occurred":
-        return
-    number, gpu, node = o.get("fault"), o.get("gpu"), o.get("node")
-    if number and h.begins_here:
-        yield equal(o.line, "fault number", number.value, h.faults + 1.0, 0, "the next")
-    if gpu and h.facts.gpus is not None:
-        yield within(o.line, "GPU", gpu.value, 0, h.facts.gpus.value - 1)
-    per_node = h.facts.gpus_per_node
-    if gpu and node and per_node is not None:
-        expected = float(gpu.value // per_node.value)
-        yield equal(o.line, "node of the GPU", node.value, expected, 0, "GPU / GPUs per node")
-
-
-def watchdogs_wait_their_time(o: Observation, h: History) -> Findings:
-    """The watchdog names the GPU that struck, after its timeout; all others waited."""
-    if o.kind != "watchdog_timed_out" or h.fault is None:
-        return
-    rank, waiting, timeout = o.get("rank"), o.get("waiting_ranks"), o.get("timeout_s")
-    gpu = h.fault.get("gpu")
-    if rank and gpu:
-        yield equal(o.line, "rank that did not arrive", rank.value, gpu.value, 0, "the fault's GPU")
-    if waiting and h.facts.gpus is not None:
-        yield equal(o.line, "waiting ranks", waiting.value, h.facts.gpus.value - 1, 0, "the others")
-    if timeout and o.time is not None and h.fault.time is not None:
-        waited = o.time.value - h.fault.time.value
-        slack = _slack(o.time, h.fault.time)
-        low, high = timeout.value - slack, timeout.value + 1.0 + slack
-        yield within(o.line, "seconds waited", waited, low, high, "its timeout")
-    elements = o.get("elements")
-    if elements and h.collective is not None:
-        expected = h.collective.value / 4
-        slack = h.collective.half / 4 + 1
-        yield equal(o.line, "elements", elements.value, expected, slack, "fp32 gradients")
-
-
-def aborts_fall_back_to_a_checkpoint(o: Observation, h: History) -> Findings:
-    """What is lost is counted from the last checkpoint."""
-    if o.kind != "run_aborted":
-        return
-    saved, lost, step = o.get("checkpoint_step"), o.get("lost_steps"), o.get("step")
-    if saved and h.saved_step is not None and not h.has_holes:
-        expected = float(h.saved_step)
-        yield equal(o.line, "checkpoint step", saved.value, expected, 0, "the last one saved")
-    if lost and step and saved:
-        expected = step.value - saved.value
-        yield equal(o.line, "lost steps", lost.value, expected, 0, "step − checkpoint step")
-    number = o.get("fault")
-    if number and h.begins_here:
-        yield equal(o.line, "fault", number.value, float(h.faults), 0, "the last one")
-
-
-def restarts_go_back_to_the_checkpoint(o: Observation, h: History) -> Findings:
-    """A restart is the next attempt, from the last checkpoint, after the downtime it says."""
-    if o.kind not in ("run_restarted", "node_replaced"):
-        return
-    step, lost, attempt = o.get("step"), o.get("lost_steps"), o.get("attempt")
-    if step and h.saved_step is not None and not h.has_holes:
-        expected = float(h.saved_step)
-        yield equal(o.line, "restarts from step", step.value, expected, 0, "the last checkpoint")
-    if attempt and h.attempt is not None:
-        yield equal(o.line, "attempt", attempt.value, h.attempt + 1.0, 0, "the one after the last")
-    at = h.abort.get("step") if h.abort else None
-    if lost and step and at:
-        expected = at.value - step.value
-        yield equal(o.line, "lost steps", lost.value, expected, 0, "aborted step − checkpoint step")
-    down = o.get("downtime_s")
-    if down and h.abort and h.abort.time is not None and o.time is not None:
-        expected = o.time.value - h.abort.time.value
-        slack = _slack(down, h.abort.time, o.time)
-        yield equal(o.line, "downtime", down.value, expected, slack, "since the abort")
-    node, struck = o.get("node"), h.fault.get("node") if h.fault else None
-    if node and struck:
-        yield equal(o.line, "replaced node", node.value, struck.value, 0, "the faulty one")
 
 
 COURSE_INVARIANTS = (
@@ -493,6 +464,8 @@ COURSE_INVARIANTS = (
     training_starts_where_it_was_saved,
     epochs_end_in_order,
     epoch_means_are_of_its_losses,
+    only_unknown_losses_have_no_mean,
+    unknown_validations_have_a_cause,
     epochs_take_their_time,
     events_name_the_last_step,
     best_validation_is_the_least,
@@ -504,13 +477,10 @@ COURSE_INVARIANTS = (
     checkpoints_hold_the_state,
     checkpoints_are_named_by_step,
     checkpoints_have_a_reason,
+    phases_last_as_planned,
     results_take_their_phase_s_time,
     shards_are_named_and_sized,
     shards_add_up,
     warnings_have_a_cause,
     warnings_are_of_a_node,
-    faults_are_numbered,
-    watchdogs_wait_their_time,
-    aborts_fall_back_to_a_checkpoint,
-    restarts_go_back_to_the_checkpoint,
 )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -135,9 +135,85 @@ def lost_gpus_read_zero(block: FleetBlock, _: History) -> Findings:
             at = list(lost)
             found = [block.power_w[k, at].max(), block.temp_c[k, at].max()]
             yield equal(line, "W and C of a lost GPU", float(max(found)), 0.0, 0.0)
+            for name, values in block.extra.items():
+                yield equal(line, f"{name} of a lost GPU", float(values[k, at].max()), 0.0, 0.0)
     answering = np.array([gpus - len(set(lost)) for lost in block.lost])
     alive = (block.temp_c > 0).sum(axis=1)
     yield equal(block.line, "GPUs that answer", alive.astype(float), answering.astype(float), 0)
+
+
+def lost_gpus_are_those_of_the_fault(block: FleetBlock, h: History) -> Findings:
+    """GPUs stop to answer when a fault has taken them: all of its GPUs, in a standstill."""
+    if not h.begins_here or h.has_holes:
+        return
+    taken = [list(f.gpus()) for f in h.faults.standing() if f.kind is None or f.kind.takes_gpus]
+    for k, lost in enumerate(block.lost):
+        good = not lost or (h.hang is not None and sorted(lost) in taken)
+        found = f"lost GPUs {_few(lost)}" if lost else "no lost GPU"
+        expected = " or ".join(map(_few, taken)) if h.hang is not None and taken else "none"
+        yield Stated(int(block.line[k]), good, found, expected)
+
+
+def _few(gpus: Sequence[int]) -> str:
+    shown = ", ".join(map(str, gpus[:3]))
+    return f"{shown}, … ({len(gpus)})" if len(gpus) > 3 else shown
+
+
+def activity_is_part_of_utilisation(block: FleetBlock, h: History) -> Findings:
+    """SMs are active at most while a kernel runs, and tensor cores at most while SMs are."""
+    active, tensor = block.extra.get("sm_active"), block.extra.get("tensor_active")
+    for name, values, top in (
+        ("SM activity", active, (block.util_pct + block.halves["util_pct"]) / 100),
+        ("tensor activity", tensor, np.inf if active is None else active + 5e-4),
+    ):
+        if values is not None:
+            worst = (values - top).argmax(axis=1)
+            rows = np.arange(len(values))
+            bound = np.broadcast_to(top, values.shape)[rows, worst] + 5e-4
+            yield within(block.line, name, values[rows, worst], 0.0, np.minimum(bound, 1.0))
+            yield within(block.line, name, values.min(axis=1), 0.0, 1.0)
+
+
+def nothing_is_computed_in_a_hang(block: FleetBlock, h: History) -> Findings:
+    """While a collective does not return, no tensor core works and no link carries anything."""
+    if h.hang is None or h.phase is not h.hang:
+        return
+    for name in ("tensor_active", "nvlink_gbs", "ib_gbs"):
+        if name in block.extra:
+            highest = block.extra[name].max(axis=1)
+            yield equal(block.line, f"{name} in a hang", highest, 0.0, 0.0)
+
+
+def clocks_run(block: FleetBlock, _: History) -> Findings:
+    """Every GPU that answers has a clock; links carry no less than nothing."""
+    clock = block.extra.get("sm_clock_mhz")
+    if clock is not None:
+        silent = np.array([len(set(lost)) for lost in block.lost], dtype=np.float64)
+        still = (clock <= 0).sum(axis=1).astype(np.float64)
+        yield equal(block.line, "GPUs without a clock", still, silent, 0, "those that are lost")
+    for name in ("nvlink_gbs", "ib_gbs"):
+        if name in block.extra:
+            yield within(block.line, name, block.extra[name].min(axis=1), 0.0, np.inf)
+
+
+def signs_are_of_a_fault(block: FleetBlock, h: History) -> Findings:
+    """A counter or mark is on a GPU because a fault put it there, and stays until a spare comes.
+
+    Counters never go down.
+    """
+    if not h.begins_here or h.has_holes:
+        return
+    last = dict(h.signs_shown)
+    for k, signs in enumerate(block.signs):
+        line = int(block.line[k])
+        for name, values in signs.items():
+            for gpu, value in values.items():
+                good = h.faults.has_sign(name, gpu)
+                yield Stated(line, good, f"{name} at GPU {gpu}", "a fault that leaves it there")
+                if name != "xid":
+                    low = last.get((name, gpu), 1.0)
+                    yield within(line, f"{name} of GPU {gpu}", value, low, np.inf, "no less")
+                    last[name, gpu] = value
 
 
 def _bounded(
@@ -266,6 +342,11 @@ FLEET_INVARIANTS = (
     gpu_memory_is_flat_while_training,
     grid_means_are_of_its_cells,
     lost_gpus_read_zero,
+    lost_gpus_are_those_of_the_fault,
+    activity_is_part_of_utilisation,
+    nothing_is_computed_in_a_hang,
+    clocks_run,
+    signs_are_of_a_fault,
 )
 COLLECTIVE_INVARIANTS = (
     busbw_follows_size_and_time,

@@ -137,10 +137,12 @@ def step_times_add_up(block: StepBlock, h: History) -> Findings:
         # Of a few rows each may be a slow one: a hiccup adds up to 1.2 steps.
         fast = float(recent.min()) / (1 if len(recent) >= 8 else 2.3)
         low = steps * fast * (1 - PACE_SLACK) - half
+        slowed = h.slowed(step)
         # The first steps of a launch are slow: some compile, which takes up to a minute.
         cold = np.where(step[:-1] < 5, 60.0, 0.0)
         hiccups = 1.3 * (steps // 200 + 2) * usual
         high = steps * np.maximum(usual, 1.1 * slow) * (1 + PACE_SLACK) + hiccups + cold + half
+        high = np.where(slowed[1:] | slowed[:-1], np.inf, high)
         formula = f"steps of {usual:.4g} s"
         yield within(block.line[1:], "seconds between rows", passed, low, high, formula)
 
@@ -149,24 +151,32 @@ def eta_counts_down(block: StepBlock, h: History) -> Findings:
     """ETA covers the remaining steps at the present pace, and falls by a step's time a step.
 
     Tolerance: PACE_SLACK of the pace, plus three robust deviations of the recent step times.
-    What it has beyond that, the planned stops, is checked at the end of the run.
+    What it has beyond that, the planned stops, is checked at the end of the run. While a fault
+    slows steps the pace may change, between the undisturbed one and that of the slowest row.
     """
     total = h.facts.total_steps
     if total is None or not block.has("eta_s", "step_time_s"):
         return
-    recent = np.array([*h.pace, *block["step_time_s"].value.tolist()])
+    took, eta, step = block["step_time_s"].value, block["eta_s"], block["step"].value
+    slowed = h.slowed(step)
+    recent = np.array([*h.pace, *took[h.at_pace(step)].tolist()])
     if len(recent) < 16:
         return
     pace, spread = pace_of(recent)
-    eta, step = block["eta_s"], block["step"].value
     slack = PACE_SLACK * pace + 3 * spread
     remaining = total.value - step
     low = remaining * (pace - slack) - eta.half
-    yield within(block.line, "ETA", eta.value, low, np.inf, f"remaining steps × {pace:.4g} s")
+    high = np.full(len(step), np.inf)
+    if slowed.any() and h.planned_stops_s:
+        slowest = max(float(took.max()), pace)
+        room = h.planned_stops_s + 2 * PACE_SLACK * pace * total.value + eta.half
+        high = np.where(slowed, remaining * slowest * (1 + 2 * PACE_SLACK) + room, high)
+    yield within(block.line, "ETA", eta.value, low, high, f"remaining steps × {pace:.4g} s")
     if len(step) > 1:
         fall = -np.diff(eta.value)
         expected = np.diff(step) * pace
         room = np.diff(step) * slack + eta.half[1:] + eta.half[:-1]
+        room = np.where(slowed[1:] | slowed[:-1], np.nan, room)
         formula = f"{pace:.4g} s a step"
         yield equal(block.line[1:], "ETA falls by", fall, expected, room, formula)
 
@@ -250,8 +260,19 @@ def learning_rate_is_continuous(block: StepBlock, h: History) -> Findings:
     )
 
 
-def losses_are_finite_and_positive(block: StepBlock, _: History) -> Findings:
-    """Loss, perplexity, gradient norm, step time, tokens/s: all above zero."""
+def losses_are_finite_and_positive(block: StepBlock, h: History) -> Findings:
+    """Loss, perplexity, gradient norm, step time, tokens/s: all above zero.
+
+    Loss and gradient norm are no numbers only while a fault makes them so, and then all three.
+    """
+    if h.begins_here and block.has("loss"):
+        unknown = np.isnan(block["loss"].value)
+        lawful = block["step"].value <= h.faults.felt_until("loss-nan")
+        for name in ("loss", "ppl", "grad_norm"):
+            if block.has(name):
+                is_nan = np.isnan(block[name].value)
+                found, wanted = is_nan.astype(np.float64), (unknown & lawful).astype(np.float64)
+                yield equal(block.line, f"rows without {name}", found, wanted, 0.0, "a fault's")
     for name, least in (
         ("loss", 0.0),
         ("ppl", 1.0),
@@ -269,7 +290,7 @@ def losses_are_finite_and_positive(block: StepBlock, _: History) -> Findings:
 def first_loss_is_lawful(block: StepBlock, h: History) -> Findings:
     """The first loss is near ln V, or near the base model's where the run continues from one."""
     f = h.facts
-    if not block.has("loss") or block["step"].value[0] != 1:
+    if not block.has("loss") or block["step"].value[0] != 1 or h.is_astray:
         return
     loss, line = float(block["loss"].value[0]), block.line[:1]
     half = float(block["loss"].half[0])
@@ -313,22 +334,25 @@ def loss_is_not_constant(block: StepBlock, h: History) -> Findings:
 
 
 def replayed_losses_are_the_same(block: StepBlock, h: History) -> Findings:
-    """A step done again after a restart has the loss it had."""
-    if not block.has("loss") or not h.losses:
-        return
+    """A step done again after a restart has the loss it had, of the same batches.
+
+    Unless an effect of a fault is in one of them.
+    """
     steps = block["step"].value.astype(np.int64)
-    for old_steps, old_loss, old_half in reversed(h.losses):
-        if old_steps[-1] < steps[0] or old_steps[0] > steps[-1]:
+    if not block.has("loss") or steps[0] > h.furthest or h.is_astray:
+        return
+    for old in reversed(h.losses):
+        if not old.is_lawful or old.step[-1] < steps[0] or old.step[0] > steps[-1]:
             continue
-        _, here, there = np.intersect1d(steps, old_steps, return_indices=True)
+        _, here, there = np.intersect1d(steps, old.step, return_indices=True)
         if len(here):
             loss = block["loss"]
-            slack = loss.half[here] + old_half[there]
+            slack = loss.half[here] + old.half[there]
             yield equal(
                 block.line[here],
                 "replayed loss",
                 loss.value[here],
-                old_loss[there],
+                old.loss[there],
                 slack,
                 "the same step before the restart",
             )

@@ -9,6 +9,7 @@ from ghosttrain.checking.history import MOST_VALIDATIONS, History
 from ghosttrain.checking.invariants.course import folder_of
 from ghosttrain.checking.invariants.fleet import LAUNCH_SHARE, POWER_OVER_LIMIT
 from ghosttrain.checking.observations import Observation
+from ghosttrain.core.laws.faults import LOSS_EFFECTS
 from ghosttrain.core.units import HOUR_S, TERA
 
 ENERGY_SLACK = 0.08  # of the energy: samples are few, their mean is not that of all time
@@ -24,7 +25,14 @@ def summary_counts_what_was_done(o: Observation, h: History) -> Findings:
     if steps is None:
         return
     if h.step is not None and not h.blind and f.prints_every_step:
-        yield equal(o.line_of("steps"), "steps", steps.value, float(h.step), 0, "the last one seen")
+        line, back = o.line_of("steps"), h.abort.get("checkpoint_step") if h.abort else None
+        if back is not None:
+            yield equal(line, "steps", steps.value, back.value, 0, "what the abort went back to")
+        elif h.is_standing_still:
+            top = float(h.saved_step or 0)
+            yield within(line, "steps", steps.value, 0, top, "what the hang would go back to")
+        else:
+            yield equal(line, "steps", steps.value, float(h.step), 0, "the last one seen")
     if f.total_steps is not None and o.words.get("reason") == "completed":
         formula = "all: the run completed"
         yield equal(o.line_of("steps"), "steps", steps.value, f.total_steps.value, 0, formula)
@@ -73,12 +81,20 @@ def summary_has_the_best_validation(o: Observation, h: History) -> Findings:
     """Last and best validation are those that were seen."""
     if not h.validations or h.has_holes or not h.begins_here:
         return
+    # A run may end before its restart: then the last ones have not counted.
+    steps = o.get("steps") if h.is_standing_still else None
+    done = math.inf if steps is None else steps.value
+    validations = [v for v in h.validations if v.step <= done]
+    if not validations:
+        return
+    undone = h.validations[len(validations) :]
+    least = undone[0].best_before if undone else h.best
     last, best, at = (
         o.get("validation_loss"),
         o.get("best_validation_loss"),
         o.get("best_validation_step"),
     )
-    seen = h.validations[-1].loss
+    seen = validations[-1].loss
     if last:
         slack = last.half + seen.half
         yield equal(
@@ -90,20 +106,18 @@ def summary_has_the_best_validation(o: Observation, h: History) -> Findings:
             "the last one",
         )
     if best:
-        slack = best.half + h.best.half
+        slack = best.half + least.half
         yield equal(
             o.line_of("best_validation_loss"),
             "best validation loss",
             best.value,
-            h.best.value,
+            least.value,
             slack,
             "the least",
         )
     if at:
         near = [
-            float(v.step)
-            for v in h.validations
-            if abs(v.loss.value - h.best.value) <= 2 * h.best.half
+            float(v.step) for v in validations if abs(v.loss.value - least.value) <= 2 * least.half
         ]
         found = min(near, key=lambda step: abs(step - at.value), default=math.nan)
         yield equal(
@@ -123,7 +137,13 @@ def summary_has_the_run_time(o: Observation, h: History) -> Findings:
     if run and ended and h.began is not None:
         expected = ended.value - h.began.value
         slack = run.half + ended.half + h.began.half + 1e-6
-        yield equal(o.line_of("run_time_s"), "run time", run.value, expected, slack, "end − begin")
+        line = o.line_of("run_time_s")
+        if o.time is None and o.words.get("reason") == "time_limit":  # it has no line of its own
+            yield within(
+                line, "run time", run.value, expected - slack, math.inf, "to the last line"
+            )
+        else:
+            yield equal(line, "run time", run.value, expected, slack, "end − begin")
     if run and gpu_hours and h.facts.gpus is not None:
         expected = run.value * h.facts.gpus.value / HOUR_S
         slack = gpu_hours.half + run.half * h.facts.gpus.value / HOUR_S + 1e-6
@@ -161,13 +181,20 @@ def summary_books_the_time_seen(o: Observation, h: History) -> Findings:
     if h.idle_since is not None and o.time is not None:
         open_s = o.time.value - h.idle_since.value  # what the time limit cut
     name = h.phase.words.get("phase", "") if h.phase else ""
-    steps = booked.steps + booked.pending + (open_s if h.phase is None else 0.0)
+    in_steps = h.phase is None and h.abort is None
+    pending = booked.pending + (open_s if in_steps else 0.0)
+    undone = 0.0
+    if name == "hang":  # the run was over before its abort could be told
+        if h.faults.stands("corrupt-checkpoint", *LOSS_EFFECTS):
+            return  # what would have been gone back to nobody knows
+        pending, undone = 0.0, pending
+    steps = booked.steps + pending
     seen = {
         "goodput": steps,
         "init_share": booked.init,
         "validation_share": booked.validation,
         "checkpoint_share": booked.checkpoint,
-        "fault_share": booked.down + booked.lost,
+        "fault_share": booked.down + booked.lost + undone,
         "export_share": booked.export,
     }
     slack = (h.steps_seen * 5e-7 + 1e-3) / end + 1e-8
@@ -214,9 +241,13 @@ def summary_energy_is_possible(o: Observation, h: History) -> Findings:
             o.line_of("energy_kwh"), "energy kWh", energy.value, 0.0, top, "GPUs × limit × time"
         )
     good = o.get("goodput")
-    if good and h.samples_in_training >= 8 and not h.has_holes:
-        mean_kw = h.power_sum / h.samples_in_training / 1000
-        trained = good.value + (h.booked.lost / run.value if f.prints_every_step else 0.0)
+    if good and h.samples_at_pace >= 8 and not h.has_holes:
+        mean_kw = h.power_sum / h.samples_at_pace / 1000
+        trained = good.value
+        if f.prints_every_step:
+            trained += (h.booked.lost - h.booked.slowed) / run.value
+        elif h.faults.told:
+            trained = 0.0  # how long steps were slowed such a log does not say
         low = (1 - ENERGY_SLACK) * mean_kw * gpu_hours * trained - energy.half
         high = (1 + ENERGY_SLACK) * mean_kw * gpu_hours + energy.half
         formula = f"sampled mean of {1000 * mean_kw:.0f} W"
@@ -229,25 +260,33 @@ def summary_has_the_gpus_seen(o: Observation, h: History) -> Findings:
     if util:
         yield within(o.line_of("mean_util_pct"), "mean utilisation %", util.value, 0.0, 100.0)
     if util and h.samples_in_training >= 8:
+        line, slack = o.line_of("mean_util_pct"), UTIL_SLACK_PCT + util.half
         expected = h.util_sum / h.samples_in_training
-        slack = UTIL_SLACK_PCT + util.half
-        yield equal(
-            o.line_of("mean_util_pct"),
-            "mean utilisation %",
-            util.value,
-            expected,
-            slack,
-            "of the samples",
-        )
+        if not h.faults.has_slowed:
+            yield equal(line, "mean utilisation %", util.value, expected, slack, "of the samples")
+        else:  # a step that is slow may be so by doing nothing, and have no sample
+            low, high = h.util_range
+            low *= 1 - _slowed_share(h)
+            what = "mean utilisation %"
+            yield within(line, what, util.value, low - slack, high + slack, "of the samples")
     if memory and h.highest_memory_gib is not None and h.begins_here:
         highest, half = h.highest_memory_gib
         slack = MEMORY_SLACK_GIB + half + memory.half
         # A launch may have ended before a sample was due at its plateau.
-        all_seen = h.samples_in_training >= 4 and not h.faults
+        all_seen = h.samples_in_training >= 4 and not h.faults.told
         top = highest if all_seen else highest / LAUNCH_SHARE
+        if not h.samples_in_training:  # phases of a launch hold more, one after the other
+            top = h.facts.gpu_memory_gib.value if h.facts.gpu_memory_gib else math.inf
         line = o.line_of("peak_memory_gib")
         low, high = highest - slack, top + slack
         yield within(line, "peak memory GiB", memory.value, low, high, "of the samples")
+
+
+def _slowed_share(h: History) -> float:
+    """Share of the time of steps that a fault may have slowed; all where the log has no times."""
+    booked = h.booked
+    total = booked.steps + booked.pending + booked.lost
+    return min(1.0, booked.slowed / total) if h.facts.prints_every_step and total else 1.0
 
 
 def summary_names_the_model_and_files(o: Observation, h: History) -> Findings:
@@ -291,7 +330,7 @@ def summary_counts_faults(o: Observation, h: History) -> Findings:
     if h.begins_here and not h.has_holes:
         if faults:
             yield equal(
-                o.line_of("faults"), "faults", faults.value, float(h.faults), 0, "those seen"
+                o.line_of("faults"), "faults", faults.value, float(h.faults.told), 0, "those seen"
             )
         if attempts and h.attempt is not None:
             yield equal(
