@@ -294,7 +294,8 @@ class _Text:
                     f"back to {event.checkpoint_step}"
                 )
             case RunRestarted():
-                node = "same nodes" if event.node is None else f"node {event.node} swapped"
+                swapped = f"node {', '.join(map(str, event.nodes))} swapped"
+                node = swapped if event.nodes else "same nodes"
                 skipped = f", {event.skipped_batches} batches skipped"
                 return (
                     f"attempt {event.attempt} launched after {event.downtime_s:.4g} s down: from "

@@ -5,7 +5,6 @@ Numbers as people read them come back with half a unit of what was printed.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -341,16 +340,17 @@ def _attempt_ended(m: re.Match[str]) -> Iterator[Said]:
     yield "run_aborted", numbers, {"reason": m[5] or "fault"}, {}
 
 
-def _node_replaced(m: re.Match[str]) -> Iterator[Said]:
+def _nodes_replaced(m: re.Match[str]) -> Iterator[Said]:
     took = seconds(m[2])
     yield "phase_ended", {"duration_s": took}, {"phase": "down"}, {}
-    yield "node_replaced", {"node": number(m[1]), "downtime_s": took}, {}, {}
+    nodes = {f"nodes.{node}": number(node) for node in re.findall(r"\d+", m[1])}
+    yield "nodes_replaced", {**nodes, "downtime_s": took}, {}, {}
 
 
 def _same_nodes(m: re.Match[str]) -> Iterator[Said]:
     took = seconds(m[1])
     yield "phase_ended", {"duration_s": took}, {"phase": "down"}, {}
-    yield "node_replaced", {"node": Value(math.nan), "downtime_s": took}, {}, {}
+    yield "nodes_replaced", {"downtime_s": took}, {}, {}
 
 
 def _attempt_started(m: re.Match[str]) -> Iterator[Said]:
@@ -476,7 +476,8 @@ OTHER_LINES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Sai
         ),
         _attempt_started,
     ),
-    (re.compile(r"\[Node +(\d+)/\d+\] replaced by a spare after (\w+) down"), _node_replaced),
+    (re.compile(r"\[Node +(\d+)/\d+\] replaced by a spare after (\w+) down"), _nodes_replaced),
+    (re.compile(r"Nodes ([\d, ]+) replaced by spares after (\w+) down"), _nodes_replaced),
     (re.compile(r"\[Rank +(\d+)/(\d+)\] \[Node +(\d+)/(\d+)\] [^\[]+ GiB, "), _rank),
     (
         re.compile(

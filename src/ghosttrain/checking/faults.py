@@ -200,6 +200,16 @@ class FaultBook:
         """Whether a fault of these effects stands."""
         return any(True for _ in self.standing(*effects))
 
+    def places_since(self, began: Observation | None, *, but: Fault | None) -> set[int]:
+        """Nodes that faults other than `but` sat at when `began` was told, or later."""
+        since = began.time.value if began is not None and began.time is not None else 0.0
+        return {
+            int(node.value)
+            for fault in self.by_number.values()
+            if fault is not but and (node := fault.told.get("node")) is not None
+            if fault.label is None or fault.label.time is None or fault.label.time.value >= since
+        }
+
     def strikers(self) -> list[Fault]:
         """Faults that stand and end a launch by themselves."""
         return [fault for fault in self.standing() if fault.strikes]

@@ -600,10 +600,10 @@ class History:
 
     def _restarted(self, o: Observation) -> None:
         self.signs_shown = {}
-        if (node := o.get("node")) is not None:
-            self.swapped.add(int(node.value))
+        for node in map(int, o.within("nodes")):
+            self.swapped.add(node)
             if (size := self.facts.gpus_per_node) is not None:
-                first = int(node.value * size.value)
+                first = int(node * size.value)
                 self.faults.swapped(range(first, first + int(size.value)))
         back = o.get("step")
         to = int(back.value) if back is not None else self.saved_step or 0

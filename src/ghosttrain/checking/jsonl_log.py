@@ -418,6 +418,8 @@ class JsonlReader:
                 numbers[plain] = Value(float(value), 0.0 if isinstance(value, int) else _HALF)
             elif sort == "times" and _are_times(value):
                 numbers |= {f"{plain}.{key}": Value(float(at), _HALF) for key, at in value.items()}
+            elif sort == "wholes" and _are_wholes(value):
+                numbers |= {f"{plain}.{each}": Value(float(each)) for each in value}
             elif sort == "pairs" and _are_pairs(value):
                 numbers |= {f"{plain}.{first}": Value(float(second)) for first, second in value}
             else:
@@ -512,8 +514,8 @@ def event_fields() -> Mapping[str, Mapping[str, str]]:
     """Fields of every row but steps, samples and timings: event name to field name to its sort.
 
     Sorts: number, whole, both of them optional (or null), word, flag, times (an object of names
-    and numbers), pairs (of whole numbers). A record inside a row has its fields under
-    `record.field`.
+    and numbers), wholes (a list of whole numbers), pairs (of them). A record inside a row has its
+    fields under `record.field`.
     """
     special = (
         events.RunStarted,
@@ -539,7 +541,10 @@ def _sort(hint: Any) -> str:
     if get_origin(hint) is types.UnionType:
         return f"optional {_sort(get_args(hint)[0])}"
     if get_origin(hint) is tuple:
-        return "times" if str in get_args(get_args(hint)[0]) else "pairs"
+        (each, _) = get_args(hint)
+        if each is int:
+            return "wholes"
+        return "times" if str in get_args(each) else "pairs"
     if get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, str)):
         return "word"
     return {bool: "flag", int: "whole"}.get(hint, "number")
@@ -579,11 +584,12 @@ def _are_times(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
+def _are_wholes(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_number(each, whole=True) for each in value)
+
+
 def _are_pairs(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(_is_number(n, whole=True) for n in pair)
-        for pair in value
-    )
+    return isinstance(value, list) and all(_are_wholes(v) and len(v) == 2 for v in value)
 
 
 def _may_be_null(kind: str, name: str, sort: str) -> bool:
@@ -615,6 +621,7 @@ def _not_as_wanted(kind: str, name: str, sort: str, row: Row) -> str:
         "optional whole": "a whole number or null",
         "optional number": "a finite number or null",
         "times": "an object of names and times",
+        "wholes": "a list of whole numbers",
         "pairs": "a list of pairs of whole numbers",
     }.get(sort, "a finite number")
     return f"{kind}: {name} is {_excerpt(_at(row, name))}, expected {wanted}"

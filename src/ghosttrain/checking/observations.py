@@ -228,6 +228,10 @@ class Observation:
         value = self.numbers.get(name)
         return value if value is not None and math.isfinite(value.value) else None
 
+    def within(self, name: str) -> list[float]:
+        """The numbers of a list of that name."""
+        return [v.value for key, v in self.numbers.items() if key.startswith(f"{name}.")]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unreadable:

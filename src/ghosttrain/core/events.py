@@ -498,7 +498,7 @@ class RunAborted:
 
 @dataclass(frozen=True, slots=True)
 class RunRestarted:
-    """Attempt `attempt` is launched from `step`; `node` was swapped for a spare, None: none was.
+    """Attempt `attempt` is launched from `step`, with spares in the places of `nodes`.
 
     `skipped_batches` of the data are left out from here on.
     """
@@ -508,7 +508,7 @@ class RunRestarted:
     step: int
     lost_steps: int
     downtime_s: float
-    node: int | None
+    nodes: tuple[int, ...]
     skipped_batches: int
 
 

@@ -500,14 +500,14 @@ class Run:
             case Phase.CHECKPOINT:
                 yield self._checkpoint(span)
             case Phase.DOWN:
-                incident = self.timeline.incidents[span.incident - 1]
+                incident, launch = self.timeline.incidents[span.incident - 1], span.attempt + 1
                 yield RunRestarted(
                     span.end_s,
-                    span.attempt + 1,
+                    launch,
                     incident.checkpoint_step,
                     incident.steps_lost,
                     span.duration_s,
-                    incident.node if incident.swapped else None,
+                    tuple(node for made, node, _ in self.timeline.swaps if made == launch),
                     incident.skipped_batches,
                 )
             case _:

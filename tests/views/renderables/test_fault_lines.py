@@ -210,15 +210,17 @@ def test_an_attempt_ends_with_its_reason(card, reason, level, end):
 
 
 def test_a_restart_says_what_is_new(card):
-    event = RunRestarted(9600.0, 3, 1680, 120, 600.0, 2, 0)
+    event = RunRestarted(9600.0, 3, 1680, 120, 600.0, (2,), 0)
     assert texts(event, card) == [
         "INFO    [Node 2/8] replaced by a spare after 10m00s down",
         "INFO    Attempt 3 starts from step 1,680, 120 steps to repeat",
     ]
-    assert texts(replace(event, node=None, step=0, skipped_batches=200), card) == [
+    assert texts(replace(event, nodes=(), step=0, skipped_batches=200), card) == [
         "INFO    Same nodes again after 10m00s down",
         "INFO    Attempt 3 starts from the beginning, 120 steps to repeat, 200 batches skipped",
     ]
+    both, _ = texts(replace(event, nodes=(2, 5)), card)
+    assert both == "INFO    Nodes 2, 5 replaced by spares after 10m00s down"
 
 
 def test_waiting_is_told_with_its_time(card):
@@ -231,6 +233,6 @@ def test_waiting_is_told_with_its_time(card):
 def test_lines_of_ours_stay_within_120_columns(card):
     """What the real programs write is as long as it is."""
     aborted = RunAborted(9e6, 4, 12, 9_876, 9_800, "operator")
-    restarted = RunRestarted(9e6, 12, 1_234_560, 7, 9e5, None, 12_345)
+    restarted = RunRestarted(9e6, 12, 1_234_560, 7, 9e5, tuple(range(2040, 2048)), 12_345)
     for event in (FAULT, replace(FAULT, gpus=32), LABEL, aborted, restarted):
         assert all(len(line) <= 120 for line in (x.text for x in log_lines(event, card)))

@@ -449,9 +449,10 @@ def warnings_have_a_cause(o: Observation, h: History) -> Findings:
 def warnings_are_of_a_node(o: Observation, h: History) -> Findings:
     """A node that is named is one of the run's."""
     node = o.get("node")
-    kinds = ("warning_raised", "fault_occurred", "run_restarted", "node_replaced")
-    if o.kind in kinds and node is not None and h.facts.nodes is not None:
-        yield within(o.line, "node", node.value, 0, h.facts.nodes.value - 1)
+    named = [node.value] if node and o.kind in ("warning_raised", "fault_occurred") else []
+    if h.facts.nodes is not None:
+        for value in (*named, *o.within("nodes")):
+            yield within(o.line, "node", value, 0, h.facts.nodes.value - 1)
 
 
 COURSE_INVARIANTS = (

@@ -198,7 +198,7 @@ def no_steps_in_a_standstill(block: StepBlock, h: History) -> Findings:
 
 def restarts_go_back_to_the_checkpoint(o: Observation, h: History) -> Findings:
     """A restart is the next attempt, from the abort's checkpoint, after the downtime it says."""
-    if o.kind not in ("run_restarted", "node_replaced"):
+    if o.kind not in ("run_restarted", "nodes_replaced"):
         return
     step, lost, attempt = o.get("step"), o.get("lost_steps"), o.get("attempt")
     back = h.abort.get("checkpoint_step") if h.abort else None
@@ -227,27 +227,25 @@ def restarts_follow_an_abort(o: Observation, h: History) -> Findings:
 
 
 def spares_take_the_faulty_place(o: Observation, h: History) -> Findings:
-    """A node is swapped when the cause is one of its parts, and it is that node."""
-    if o.kind not in ("run_restarted", "node_replaced") or "node" not in o.numbers:
-        return
-    node, cause = o.get("node"), h.aborting
+    """A spare stands in for the node of the cause if that leaves, and for nodes of other faults."""
+    if o.kind not in ("run_restarted", "nodes_replaced") or "downtime_s" not in o.numbers:
+        return  # where lines tell of the nodes, the one of the restart does not
+    nodes, cause = {int(node) for node in o.within("nodes")}, h.aborting
+    others = h.faults.places_since(h.abort, but=cause)
     if cause is not None and cause.kind is not None and (told := cause.told.get("node")):
-        kind = cause.kind
+        place, kind = int(told.value), cause.kind
         leaves = kind.recovery in ("swap", "exclude", "rollback")
-        swaps = leaves and kind.scope in ("gpu", "node")
-        if node is None:
-            yield Stated(o.line, not swaps, f"no node swapped after {cause.name}", "its node")
-        else:
-            yield Stated(o.line, swaps, f"node swapped after {cause.name}", "the same nodes")
-            yield equal(o.line, "replaced node", node.value, told.value, 0, "the faulty one")
-    elif node is not None:
-        known = [f.told.get("node") for f in h.faults.standing()]
-        places = [place.value for place in known if place is not None]
-        if places:
-            good = node.value in places
-            found = f"replaced node {node.value:.0f}"
-            expected = " or ".join(f"{place:.0f}" for place in sorted(set(places)))
-            yield Stated(o.line, good, found, f"{expected}, of a fault")
+        if leaves and kind.scope in ("gpu", "node"):
+            found = f"node {', '.join(map(str, sorted(nodes))) or 'none'} swapped"
+            text = f"{found} after {cause.name}"
+            yield Stated(o.line, place in nodes, text, f"node {place}, the faulty one")
+            others = others | {place}
+    elif not others:
+        return  # the log does not say what is faulty
+    if h.begins_here and not h.has_holes:
+        expected = " or ".join(map(str, sorted(others))) or "the same nodes"
+        for node in sorted(nodes - others):
+            yield Stated(o.line, False, f"replaced node {node}", f"{expected}, of a fault")
 
 
 def batches_are_skipped_by_a_rollback(o: Observation, h: History) -> Findings:

@@ -38,7 +38,8 @@ def _of_effect(s: Speaker, effect: ActiveEffect) -> Iterator[MessageLogged]:
         hot_c = s.plan.spec.gpu.slowdown_c
         full_s = max(i.shown_s, effect.since_s + 0.9 * effect.ramp_s)
         throttles = s.slowdown.kernel_extra(effect.effect, effect.severity) > 0
-        if throttles and full_s < effect.until_s:
+        is_of_the_air = kind.scope != "gpu"  # the hosts feel it too, and say so
+        if throttles and is_of_the_air and full_s < effect.until_s:
             yield s.say(full_s, _M.THROTTLE, rank=i.gpu, ranks=i.gpus, value=hot_c)
     elif effect.effect == "slow-storage" and not kind.benign:
         for span in spans_of(s, Phase.CHECKPOINT, effect.since_s, effect.until_s):

@@ -21,6 +21,7 @@ Templates, behind the timestamp and the level ({place} is `[Rank 17/64] [Node 2/
     WARNING No progress since step {s}; watchdog in {time}
     WARNING Draining and requeueing, about {duration}
     INFO    {node} replaced by a spare after {duration} down
+    INFO    Nodes {node}, {node} replaced by spares after {duration} down
     INFO    Same nodes again after {duration} down
     INFO    Attempt {n} starts from step {s}|the beginning, {r} steps to repeat[, {b} batches
             skipped]
@@ -233,14 +234,18 @@ def hang_lines(event: PhaseStarted, card: RunCard) -> list[Line]:
 
 
 def restarted_lines(event: RunRestarted, card: RunCard) -> list[Line]:
-    """The new attempt: after how long, from where, with which node swapped, without which data."""
+    """The new attempt: after how long, from where, with which nodes swapped, without which data."""
     start = f"step {event.step:,}" if event.step else "the beginning"
     repeat = f"{event.lost_steps:,} steps to repeat"
     skipped = f", {event.skipped_batches:,} batches skipped" if event.skipped_batches else ""
     down = f"after {duration(event.downtime_s)} down"
-    nodes = "Same nodes again"
-    if event.node is not None:
-        nodes = f"{card.node(event.node)} replaced by a spare"
+    match event.nodes:
+        case ():
+            nodes = "Same nodes again"
+        case (node,):
+            nodes = f"{card.node(node)} replaced by a spare"
+        case several:
+            nodes = f"Nodes {', '.join(map(str, several))} replaced by spares"
     return [
         log_line(card, event.time_s, f"{nodes} {down}"),
         log_line(
