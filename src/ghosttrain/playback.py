@@ -102,7 +102,7 @@ class Player:
 
         The run is planned and drawn anew, with the fault in its spec and the same seed. Position,
         speed and pause stay, and so does all before the position. A fault that comes while the
-        processes are down finds nothing to strike.
+        processes are down strikes the next launch.
 
         Args:
             fault: Where it has no `at_step`, and its `at_s` is 0, it comes now.

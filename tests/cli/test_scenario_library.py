@@ -102,8 +102,9 @@ def test_what_it_asks_for_comes_and_is_labelled(scenario, machine):
 
 
 def is_out_of_reach(run: Run, at_s: float) -> bool:
-    """Whether the run has ended by then, or is down."""
-    return at_s >= run.end_s or run.span_at(at_s).phase in DOWN
+    """Whether the run has ended by then, or is down and comes back no more."""
+    later = run.timeline.spans[run.timeline.index_at(min(at_s, run.end_s)) :]
+    return all(span.phase in (*DOWN, Phase.DONE) for span in later)
 
 
 @every_machine

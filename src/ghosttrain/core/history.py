@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -36,7 +36,7 @@ from ghosttrain.core.plan import (
     checkpoint_steps,
     validation_steps,
 )
-from ghosttrain.core.rng import Stream
+from ghosttrain.core.rng import NormalRows, Stream
 from ghosttrain.core.spec import Effect
 from ghosttrain.core.timeline import (
     INIT_PHASES,
@@ -60,7 +60,6 @@ _PATIENCE_S = 3 * HOUR_S
 _ROLLBACK_MARGIN_STEPS = 100
 _SKIPPED_BATCHES = (200, 500)
 _SEEN_AFTER_STEPS = 2.5  # the step in progress, the first touched one, and its line in the log
-_STOPS_TOGETHER = 50  # whose noise is drawn by one call
 _NODE_SLACK_S = 10.0  # Slurm's controller pings now and then
 _FOUND_AFTER_S = 2.0  # a launch finds what broke while it was down
 _NOTICED_EXTRA = 0.01  # of a step: less than that nobody notices
@@ -162,10 +161,10 @@ class _Walk:
         self.easing: list[OpenIncident] = []  # whose effect ends with the step in progress
         self.stopping: OpenIncident | None = None  # why the run is to save and end
         self.awaiting: list[OpenIncident] = []  # incidents whose lost steps are being done again
-        self._phase_noise = Stream(seed, "phases")
+        self._phase_noise = NormalRows(Stream(seed, "phases"), 16, 16)
         self._phase_z: list[float] = []
-        self._stop_noise = Stream(seed, "stops")
-        self._stop_chunk: tuple[int, list[list[float]]] = (-1, [])
+        self._stop_noise = NormalRows(Stream(seed, "stops"), 2, 256)
+        self._stops_made = 0
         self._interval_saves = checkpoint_steps(self.recipe)
         total = self.recipe.total_steps
         self._stops = sorted({*self.validations.step, *self._interval_saves, total})
@@ -196,7 +195,7 @@ class _Walk:
 
     def _attempt(self, total_steps: int) -> bool:
         """One launch: initialise, train with its stops, export. False when it ended early."""
-        self._phase_z = self._phase_noise.normal(16 * self.attempt, 16).tolist()
+        self._phase_z = self._phase_noise[self.attempt]
         for number, phase in enumerate(INIT_PHASES):
             expected = expected_init_s(self.plan, phase, self.attempt, self._saved_step())
             if not self._pass(phase, expected * self._phase_factor(number)):
@@ -378,8 +377,12 @@ class _Walk:
         near = self.pace.completed(begin + (limit_s - self.time_s) / scale) - self.ordinal
         first = max(0, min(near - 1, most))  # rounding may be off by one step
         last = max(first, min(near + 1, most))
-        ends = self.pace.ends(self.ordinal + first, self.ordinal + last)
-        return first + int(np.searchsorted((ends - begin) * scale + self.time_s, limit_s, "right"))
+        while first < last:
+            end_s = (self.pace.end(self.ordinal + first) - begin) * scale + self.time_s
+            if end_s > limit_s:
+                break
+            first += 1
+        return first
 
     def _catch_up(self, span: Span, begin: float) -> None:
         """Incidents whose lost steps have been done again in `span`."""
@@ -521,8 +524,8 @@ class _Walk:
 
     def _stop(self, step: int) -> bool:
         """What is due after `step`: validation, checkpoint. False when the attempt ends."""
-        position = bisect_left(self._stops, step)
-        z = self._stop_draws(position + len(self._stops) * (self.attempt - 1))
+        z = self._stop_noise[self._stops_made]
+        self._stops_made += 1
         save = step in self._interval_saves
         if self.validations.has(step):
             factor = math.exp(_DURATION_SD * z[0] / 2) * self.book.slow(self.time_s)
@@ -587,16 +590,6 @@ class _Walk:
             for incident in self.book.latent():  # nobody will read those before this one
                 self.book.over(incident, self.time_s, cleared=True)
         return True
-
-    def _stop_draws(self, number: int) -> tuple[float, float]:
-        """Two standard normals of the stop `number`, drawn some at a time."""
-        chunk, inside = divmod(number, _STOPS_TOGETHER)
-        if chunk != self._stop_chunk[0]:
-            size = 2 * _STOPS_TOGETHER
-            drawn = self._stop_noise.normal(size * chunk, size).reshape(-1, 2)
-            self._stop_chunk = chunk, drawn.tolist()
-        first, second = self._stop_chunk[1][inside]
-        return first, second
 
     def _stop_in_order(self) -> bool:
         """Save what is not saved and end the attempt, as somebody asked. Always False."""
@@ -699,7 +692,7 @@ class _Walk:
         found = tuple((step, began_s + (n + 0.8) * each_s) for n, step in enumerate(steps))
         last = self.spans.pop()
         self.time_s = began_s + len(steps) * each_s
-        self.spans.append(replace(last, end_s=self.time_s, due_s=self.time_s))
+        self.spans.append(last._replace(end_s=self.time_s, due_s=self.time_s))
         self._drain(self.time_s)
         return found
 
@@ -748,7 +741,7 @@ class _Walk:
         while self.spans and self.spans[-1].start_s >= limit_s:
             self.spans.pop()
         last = self.spans.pop()
-        self.spans.append(replace(last, end_s=limit_s, cut=True))
+        self.spans.append(last._replace(end_s=limit_s, cut=True))
         self.time_s = limit_s
         self.attempt, self.step = last.attempt, last.step + last.steps
         self.ordinal = last.ordinal + last.steps

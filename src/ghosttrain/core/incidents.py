@@ -99,7 +99,8 @@ class OpenIncident:
                 lost_s += min(end_s, made.cleared_s or end_s) - made.strike_s
         if made.mitigated_s is not None and (made.detected_s or 0.0) > made.mitigated_s:
             changes["detected_s"] = None
-        return replace(made, lost_s=min(lost_s, end_s - made.time_s), **changes)
+        self.put(lost_s=min(lost_s, end_s - made.time_s), **changes)
+        return made
 
 
 @dataclass(slots=True, eq=False)
@@ -164,7 +165,7 @@ class IncidentBook:
         self.shown_signs: tuple[int, ...] = ()
         self.swaps: list[tuple[int, int, int]] = []
         self._paced: list[OpenEffect] = []  # of those in force, those that slow steps
-        self._costs: list[tuple[OpenEffect, float]] = []
+        self._shares: list[tuple[OpenEffect, float]] = []  # of what effects cost together
         self._slow = 1.0
         self._steady_from_s = math.inf  # from when on the pace last found stays
         self._waiting: list[OpenEffect] = []  # of those in force, those that wait for a stop
@@ -271,18 +272,18 @@ class IncidentBook:
         if start_s >= self._steady_from_s:  # none has begun or ended, none is growing
             return self._slow
         extra = self._slowdown.extra
-        self._costs = [(e, extra(e.effect, e.level(start_s))) for e in self._paced]
-        self._slow = self._slowdown.factor((e.effect, cost) for e, cost in self._costs)
+        costs = [(e, extra(e.effect, e.level(start_s))) for e in self._paced]
+        total = sum(cost for _, cost in costs)
+        self._shares = [(e, cost / total) for e, cost in costs if cost]
+        self._slow = self._slowdown.factor((e.effect, cost) for e, cost in costs)
         if start_s >= max(e.since_s + e.ramp_s for e in self._paced):
             self._steady_from_s = start_s
         return self._slow
 
     def book_slow(self, lost_s: float) -> None:
         """Time lost in the stretch last asked for, to each effect by what it costs alone."""
-        total = sum(cost for _, cost in self._costs)
-        for effect, cost in self._costs:
-            if cost:
-                effect.owner.lost_s += lost_s * cost / total
+        for effect, share in self._shares:
+            effect.owner.lost_s += lost_s * share
 
     def extra(self, incident: OpenIncident) -> float:
         """How much longer a step takes by an incident's whole effect alone, as a share."""
@@ -302,6 +303,8 @@ class IncidentBook:
 
     def meet(self, name: Effect) -> list[OpenEffect]:
         """Effects of this name in force, which a stop meets now."""
+        if not self._waiting:
+            return []
         met = [effect for effect in self._waiting if effect.effect == name]
         for effect in met:
             effect.is_used = effect.is_busy = True
@@ -309,6 +312,8 @@ class IncidentBook:
 
     def first(self, name: Effect) -> OpenEffect | None:
         """The oldest effect of this name that waits for a stop."""
+        if not self._waiting:
+            return None
         return next((effect for effect in self._waiting if effect.effect == name), None)
 
     def _in_force(self) -> Iterator[OpenEffect]:

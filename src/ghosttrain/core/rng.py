@@ -131,6 +131,22 @@ class Stream:
         return self.words(start, count).astype("<u8", copy=False).view(np.uint16).reshape(-1, 4)
 
 
+class NormalRows:
+    """Rows of `width` standard normals from a stream, drawn many at a time: calls are dear."""
+
+    def __init__(self, stream: Stream, width: int, together: int) -> None:
+        self._stream, self._width, self._together = stream, width, together
+        self._chunk: tuple[int, list[list[float]]] = (-1, [])
+
+    def __getitem__(self, index: int) -> list[float]:
+        chunk, inside = divmod(index, self._together)
+        if chunk != self._chunk[0]:
+            size = self._width * self._together
+            drawn = self._stream.normal(size * chunk, size).reshape(-1, self._width)
+            self._chunk = chunk, drawn.tolist()
+        return self._chunk[1][inside]
+
+
 def normal_from_lanes(first: U16, second: U16) -> F64:
     """Standard normal from two 16-bit lanes: smooth, with tails to 6 sigma."""
     table = normal_table()

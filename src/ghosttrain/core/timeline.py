@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,8 @@ INIT_PHASES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of the run in one phase.
+class Span(NamedTuple):
+    """A stretch of the run in one phase; a tuple, as a month has some ten thousands.
 
     Attributes:
         attempt: Launch it belongs to, from 1.

@@ -114,12 +114,22 @@ class PaceClock:
     def at(self, ordinal: int) -> float:
         """Sum of the factors of the first `ordinal` executed steps."""
         block, inside = divmod(ordinal, BLOCK)
-        start = float(self._block_starts(block + 1)[block])
-        return start + float(self._block(block)[1][inside - 1]) if inside else start
+        start: float = self._block_starts(block + 1).item(block)
+        if not inside:
+            return start
+        within: float = self._block(block)[1].item(inside - 1)
+        return start + within
 
     def ends(self, start: int, stop: int) -> F64:
         """`at(e + 1)` of the executed steps [start, stop)."""
         return self._columns(start, stop)[1]
+
+    def end(self, ordinal: int) -> float:
+        """`ends` of one step, as a number."""
+        block, inside = divmod(ordinal, BLOCK)
+        start: float = self._block_starts(block + 1).item(block)
+        within: float = self._block(block)[1].item(inside)
+        return start + within
 
     def completed(self, clock: float) -> int:
         """Number of executed steps that are complete at `clock` (inverse of `at`)."""
@@ -128,9 +138,9 @@ class PaceClock:
         blocks = max(1, int(clock / BLOCK) + 2)
         while self._block_starts(blocks)[-1] <= clock:
             blocks *= 2
-        block = int(np.searchsorted(self._starts, clock, side="right")) - 1
-        rest = clock - self._starts[block]
-        return block * BLOCK + int(np.searchsorted(self._block(block)[1], rest, side="right"))
+        block = int(self._starts.searchsorted(clock, side="right")) - 1
+        rest = clock - self._starts.item(block)
+        return block * BLOCK + int(self._block(block)[1].searchsorted(rest, side="right"))
 
     def _block_starts(self, blocks: int) -> F64:
         """`at` of the first step of each block, shape (>= blocks + 1,); grown when needed."""
