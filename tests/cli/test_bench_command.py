@@ -19,8 +19,8 @@ def test_json_has_value_goal_and_verdict(capsys):
     assert (row["value"], row["goal"], row["reached"]) == (1, 1, True)
 
 
-def test_an_unknown_group_is_refused_with_those_there_are(capsys):
+def test_an_unknown_group_is_refused_with_those_there_are(capfd):
     assert main(["bench", "speed"]) == 2
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "'speed'" in said
     assert all(group in said for group in GROUPS)
