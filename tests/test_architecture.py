@@ -36,6 +36,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("core.timeline",),
     ("core.fault_draws",),
     ("core.incidents",),
+    ("core.agenda",),
     ("core.history",),
     ("core.cascade",),
     ("core.signals",),

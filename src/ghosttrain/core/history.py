@@ -11,17 +11,15 @@ its moment, and takes hold when the step in progress is over.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from bisect import bisect_right
 from dataclasses import replace
-from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ghosttrain.core.agenda import Agenda, Change
 from ghosttrain.core.events import AbortReason, Phase
-from ghosttrain.core.fault_draws import Strike, draw_faults, faults_by_step
+from ghosttrain.core.fault_draws import Strike, faults_by_step
 from ghosttrain.core.incidents import IncidentBook, OpenIncident
 from ghosttrain.core.laws.faults import BUMP_STEPS, RAMP_PARTS, SPIKE_GONE_STEPS, SPIKE_OVER_STEPS
 from ghosttrain.core.laws.goodput import NODE_TIMEOUT_S
@@ -66,55 +64,6 @@ _NOTICED_EXTRA = 0.01  # of a step: less than that nobody notices
 _FULL_AT = 0.6  # of a checkpoint: where a full file system is noticed
 
 _Under = tuple[tuple[int, ...], tuple[int, ...]]  # effects and signs in force
-Action = Literal["strike", "kill", "stop", "clear", "end", "edge"]
-
-
-class _Change(NamedTuple):
-    """Something that is to happen: a fault to come, or the next stage of one that has."""
-
-    time_s: float
-    order: int
-    what: Strike | Action
-    owner: OpenIncident | None
-
-    @property
-    def is_hard(self) -> bool:
-        """Whether processes die of it."""
-        if isinstance(self.what, Strike):
-            kind = self.what.kind
-            return kind.course in ("crash", "hang") and not kind.lead_high_s
-        return self.what in ("strike", "kill")
-
-
-class _Agenda:
-    """What is to happen, in order of time."""
-
-    def __init__(self, plan: Plan, seed: int) -> None:
-        self._faults = (_Change(s.time_s, -1, s, None) for s in draw_faults(plan, seed))
-        self._next = next(self._faults, None)
-        self._stages: list[_Change] = []
-        self._order = itertools.count()
-
-    def peek(self) -> _Change | None:
-        """The next change."""
-        stages = self._stages
-        while stages and (owner := stages[0].owner) is not None and owner.is_over:
-            heapq.heappop(stages)  # a launch has settled it
-        fault = self._next
-        if fault is not None and (not stages or fault.time_s <= stages[0].time_s):
-            return fault
-        return stages[0] if stages else None
-
-    def pop(self, change: _Change) -> None:
-        """Take the change that `peek` gave off the agenda."""
-        if change.order < 0:
-            self._next = next(self._faults, None)
-        else:
-            heapq.heappop(self._stages)
-
-    def push(self, at_s: float, what: Strike | Action, owner: OpenIncident | None = None) -> None:
-        """Something more is to happen."""
-        heapq.heappush(self._stages, _Change(at_s, next(self._order), what, owner))
 
 
 def draw_timeline(plan: Plan, seed: int, pace: PaceClock | None = None) -> Timeline:
@@ -144,7 +93,7 @@ class _Walk:
         self.limit_s = plan.spec.time_limit_s
         self.validations = draw_validations(plan, seed)
         self.book = IncidentBook(plan, seed)
-        self.agenda = _Agenda(plan, seed)
+        self.agenda = Agenda(plan, seed)
         self.by_step = faults_by_step(plan, seed)
         self.spans: list[Span] = []
         self.validated: list[Validated] = []
@@ -312,7 +261,7 @@ class _Walk:
         factor = warm + slow - 1  # compilation is the host's, and waits for no link
         scale = factor * self.step_s
         end = self._end_of(steps, begin, scale)
-        hard: _Change | None = None
+        hard: Change | None = None
         while (change := self.agenda.peek()) is not None and change.time_s < end:
             if change.is_hard:
                 hard = change
@@ -402,7 +351,7 @@ class _Walk:
 
     # Changes.
 
-    def _next_hard(self, before_s: float) -> _Change | None:
+    def _next_hard(self, before_s: float) -> Change | None:
         """The next hard change before `before_s`; soft ones on the way are taken."""
         while (change := self.agenda.peek()) is not None and change.time_s < before_s:
             if change.is_hard:
@@ -417,7 +366,7 @@ class _Walk:
                 return
             self._take(change)
 
-    def _take(self, change: _Change) -> bool:
+    def _take(self, change: Change) -> bool:
         """Take a soft change; whether a new span must begin for it."""
         self.agenda.pop(change)
         if isinstance(change.what, Strike):
@@ -605,7 +554,7 @@ class _Walk:
 
     # The end of an attempt.
 
-    def _strike(self, change: _Change) -> None:
+    def _strike(self, change: Change) -> None:
         """A hard change strikes now."""
         self.agenda.pop(change)
         incident = change.owner
