@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ghosttrain import catalog
 from ghosttrain.core.events import (
     CheckpointSaved,
     FaultOccurred,
@@ -174,6 +175,19 @@ def test_a_limit_that_ends_a_hang_counts_what_was_kept():
     assert (run.summary.steps, run.summary.faults) == (80, 1)
     assert 0 < run.summary.mean_mfu < 1
     assert not [e for e in run.events(0, math.inf) if isinstance(e, RunAborted)]
+
+
+def test_a_limit_that_ends_a_hang_judges_no_checkpoint():
+    """The launch after it would have gone back behind the bad loss: there was none."""
+    quiet = simulate(SAVING, 7)
+    astray = replace(catalog.fault_kind("loss-nan"), detect_low_s=0.1, detect_high_s=0.2)
+    seen_s = end_of_step(quiet, 100) - 2.4 * float(quiet.steps(100, 100).step_time_s[0])
+    hang = WATCHDOG_KIND, end_of_step(quiet, 100), 0
+    _, ended = struck((astray, seen_s, 0), hang).timeline.incidents
+    assert (ended.strike_step, ended.checkpoint_step) == (100, 0)
+    run = struck((astray, seen_s, 0), hang, time_limit_s=hang[1] + 60.0)
+    assert run.summary.steps == 80
+    assert run.summary.goodput > 0.3
 
 
 def test_a_limit_exactly_at_a_stop_is_a_limit():

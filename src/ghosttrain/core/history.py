@@ -696,4 +696,13 @@ class _Walk:
         self.ordinal = last.ordinal + last.steps
         self.book.in_force, self.book.shown_signs = last.effects, last.signs
         if last.incident:  # what came after the checkpoint is lost
-            self.step = self.book.incidents[last.incident - 1].so_far.checkpoint_step
+            incident = self.book.incidents[last.incident - 1]
+            if last.phase is Phase.HANG:  # nobody has judged yet what can be gone back to
+                incident.put(checkpoint_step=self._last_saved_in(last.attempt))
+            self.step = incident.so_far.checkpoint_step
+
+    def _last_saved_in(self, attempt: int) -> int:
+        """The last step saved in a launch, the one it began after where it saved none."""
+        spans = [span for span in self.spans if span.attempt == attempt]
+        saved = [s.step for s in spans if s.phase is Phase.CHECKPOINT and not s.cut]
+        return saved[-1] if saved else spans[0].step
