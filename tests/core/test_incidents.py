@@ -104,6 +104,21 @@ def test_who_waits_for_a_slow_gpu_draws_less_and_looks_as_busy():
     assert signals.sm_clock_mhz[17] < signals.sm_clock_mhz[peers].min()
 
 
+@pytest.mark.parametrize("severity", [0.02, 0.07, 0.15])
+def test_the_clock_of_a_slow_gpu_falls_by_the_time_its_kernels_take_longer(severity):
+    run = struck(fault("straggler-gpu", at_s=end_of_step(100), gpu=17, severity=severity))
+    clock, usual = (
+        np.mean(
+            [
+                SignalSource(r.plan).at(r.fleet(float(t)), 0).sm_clock_mhz[17]
+                for t in r.steps(500, 580).end_s[::4]
+            ]
+        )
+        for r in (run, QUIET)
+    )
+    assert clock / usual == pytest.approx(1 / (1 + severity), rel=0.01)
+
+
 def test_the_worst_of_two_stragglers_sets_the_pace():
     at_s = end_of_step(100)
     both = [fault("straggler-gpu", at_s=at_s, gpu=g, severity=s) for g, s in ((3, 0.1), (40, 0.05))]

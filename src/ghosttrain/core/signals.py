@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.events import Condition, FleetSamples, Phase
-from ghosttrain.core.laws.faults import CLOCK_EFFECTS, IDLE_EFFECTS, ActiveEffect, ActiveSign
+from ghosttrain.core.laws.faults import (
+    CLOCK_EFFECTS,
+    IDLE_EFFECTS,
+    ActiveEffect,
+    ActiveSign,
+    slowed_level,
+)
 from ghosttrain.core.laws.thermal import sm_clock_mhz, training_activity
 from ghosttrain.core.laws.volume import step_volume
 from ghosttrain.core.plan import Plan
@@ -109,7 +115,7 @@ class SignalSource:
         if condition.phase is Phase.TRAINING:
             for effect in condition.effects:
                 if effect.effect in (*CLOCK_EFFECTS, *IDLE_EFFECTS):
-                    self._set_apart(effect, condition, factor, columns, clock)
+                    self._set_apart(effect, condition, factor, columns, clock, samples.power_w[k])
         for column in (clock, *columns):
             column[list(samples.lost)] = 0.0
         # A share of a step is never above that of any kernel.
@@ -137,6 +143,7 @@ class SignalSource:
         factor: float,
         columns: list[F32],
         clock: F32,
+        power_w: F32,
     ) -> None:
         """GPUs that the others wait for: busier at a lower clock, or with nothing to run."""
         at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
@@ -154,4 +161,7 @@ class SignalSource:
         columns[0][at] = min(_MOST_ACTIVE, self._sm * work + _WAITING_SM * (1 - work))
         columns[1][at] = min(self._tensor * work, 0.97 * _MOST_ACTIVE)
         columns[2][at] = min(_MOST_ACTIVE, self._memory * work)
-        clock[at] = self.plan.spec.gpu.sustained_mhz / (1 + extra)
+        gpu = self.plan.spec.gpu
+        # The clock it would have at the power it would draw, and so much slower.
+        dynamic_w = (power_w[at] - gpu.loaded_idle_w) / float(slowed_level(extra, factor))
+        clock[at] = sm_clock_mhz(gpu, gpu.loaded_idle_w + dynamic_w) / (1 + extra)
