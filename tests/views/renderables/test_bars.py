@@ -109,8 +109,13 @@ def test_bars(frac, text):
 
 
 def test_a_phase_takes_the_place_of_the_steps():
+    line = "Validation [=============>                     ]  41% | 6s left"
+    lines = pinned(124, phase="Validation", phase_frac=0.41, phase_detail="6s left")
+    assert lines[:2] == [EPOCH, line]
+    assert lines[2].endswith("16m52s<1h50m")
+    # Where there is no third line, the phase's has what matters most of it.
     lines = pinned(125, phase="Validation", phase_frac=0.41, phase_detail="6s left")
-    assert lines == [EPOCH, "Validation [=============>                     ]  41% | 6s left"]
+    assert lines == [EPOCH, f"{line} | Loss: 3.6401 | PPL: 38.10 | 16m52s<1h50m"]
 
 
 def test_before_training_the_phase_stands_in_for_the_steps():

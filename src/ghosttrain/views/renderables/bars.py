@@ -132,13 +132,19 @@ def pinned_lines(progress: Progress, width: int, glyphs: Glyphs) -> list[Line]:
 
 
 def _phase(progress: Progress, width: int) -> Line:
-    return phase_line(progress.phase, progress.phase_frac, progress.phase_detail, width)
+    """The bar of a phase; on a wide line with where the run stands, as there is no third line."""
+    line = phase_line(progress.phase, progress.phase_frac, progress.phase_detail, width)
+    if not progress.training or width < ONE_LINE_FROM:
+        return line
+    kept = _fitting(_fields(progress), _BESIDE_PHASES, width - len(line), 3, leading=True)
+    return Line((*line.pieces, *(p for f in kept for p in ((" | ", "dim"), *f))))
 
 
 # ------------------------------------------------------------------------------------ parts
 
 # Names of the fields, the last to go first; and in the order in which they stand.
 _BY_IMPORTANCE = ("eta", "loss", "tokens", "ppl", "lr", "mfu", "grad", "steps", "samples")
+_BESIDE_PHASES = ("eta", "loss", "ppl")
 _IN_ORDER = ("loss", "ppl", "lr", "grad", "mfu", "tokens", "samples", "steps", "eta")
 
 
