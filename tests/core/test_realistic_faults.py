@@ -17,7 +17,7 @@ from ghosttrain import catalog
 from ghosttrain.core.events import Phase
 from ghosttrain.core.history import draw_timeline
 from ghosttrain.core.laws.goodput import FaultLoad, effective_time_ratio, young_interval_s
-from ghosttrain.core.timeline import Span
+from ghosttrain.core.timeline import Span, counted_spans
 from ghosttrain.core.units import DAY_S, HOUR_S
 from ghosttrain.validation import faults
 from ghosttrain.validation.faults import (
@@ -214,13 +214,8 @@ def figure(found: FaultOutcome, name: str) -> Value:
 
 def test_the_steps_that_counted_are_those_the_run_has_to_show(months):
     for timeline in months:
-        back_to = {
-            made.strike_attempt: made.checkpoint_step
-            for made in timeline.incidents
-            if made.strike_s is not None
-        }
         trained = [span for span in timeline.spans if span.phase is Phase.TRAINING]
-        counted = faults._that_counted(trained, back_to)
+        counted = timeline.counted()
         assert sum(span.steps for span in counted) == timeline.spans[-1].step
         assert len(counted) < len(trained)
 
@@ -231,10 +226,10 @@ def span(attempt: int, step: int, steps: int = 10) -> Span:
 
 def test_a_launch_that_goes_back_behind_its_own_start_loses_work_of_those_before():
     trained = [span(1, 0), span(1, 10), span(1, 20), span(2, 20), span(3, 10)]
-    kept = faults._that_counted(trained, {1: 20, 2: 10})
+    kept = counted_spans(trained, {1: 20, 2: 10})
     assert [(one.attempt, one.step) for one in kept] == [(1, 0), (3, 10)]
     # The end of the last launch counts too, though none follows it.
-    assert faults._that_counted(trained, {1: 20, 2: 10, 3: 0}) == []
+    assert counted_spans(trained, {1: 20, 2: 10, 3: 0}) == []
 
 
 def test_tallies_add_up(months):

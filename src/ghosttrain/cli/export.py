@@ -126,7 +126,7 @@ def execute(args: argparse.Namespace) -> int:
     written = export(run, Path(args.to), formats, sample_every=args.log_interval)
     terminal = Terminal.of(1)
     told = [f"written: {path} ({size:,} bytes)" for path, size in written]
-    told.append(f"Again: {again(args).replace('ghosttrain run', 'ghosttrain export', 1)}")
+    told.append(f"Again: {again(args, 'export')}")
     write_all(terminal.fd, terminal.encode("".join(f"{line}\n" for line in told)))
     return 0
 

@@ -251,8 +251,8 @@ def stop_in_order(show: Show) -> None:
         signal.signal(signal.SIGTSTP, ask)
 
 
-def again(args: argparse.Namespace) -> str:
-    """The command that shows the present run again."""
+def again(args: argparse.Namespace, command: str = "run") -> str:
+    """The command that shows the present run again, or does something else with it."""
     import shlex
 
     words: list[str] = []
@@ -266,7 +266,7 @@ def again(args: argparse.Namespace) -> str:
         elif name not in ("--seed", "--start", "--set"):
             words.append(word)
     words += ["--seed", str(args.seed), "--start", iso(args.start)]
-    return shlex.join(["ghosttrain", "run", *words])
+    return shlex.join(["ghosttrain", command, *words])
 
 
 def keeping_awake() -> AbstractContextManager[object]:

@@ -34,7 +34,7 @@ from ghosttrain.core.plan import (
     checkpoint_steps,
     validation_steps,
 )
-from ghosttrain.core.rng import NormalRows, Stream
+from ghosttrain.core.rng import Rows, Stream
 from ghosttrain.core.spec import Effect
 from ghosttrain.core.timeline import (
     INIT_PHASES,
@@ -110,9 +110,9 @@ class _Walk:
         self.easing: list[OpenIncident] = []  # whose effect ends with the step in progress
         self.stopping: OpenIncident | None = None  # why the run is to save and end
         self.awaiting: list[OpenIncident] = []  # incidents whose lost steps are being done again
-        self._phase_noise = NormalRows(Stream(seed, "phases"), 16, 16)
+        self._phase_noise = Rows(Stream(seed, "phases").normal, 16, 16)
         self._phase_z: list[float] = []
-        self._stop_noise = NormalRows(Stream(seed, "stops"), 2, 256)
+        self._stop_noise = Rows(Stream(seed, "stops").normal, 2, 256)
         self._stops_made = 0
         self._interval_saves = checkpoint_steps(self.recipe)
         total = self.recipe.total_steps

@@ -24,7 +24,7 @@ from ghosttrain.core.laws.faults import (
     loss_excess,
 )
 from ghosttrain.core.plan import Plan
-from ghosttrain.core.rng import Stream, normal_quantile
+from ghosttrain.core.rng import F64, Rows, Stream, normal_quantile
 from ghosttrain.core.slowdown import Slowdown
 from ghosttrain.core.spec import Effect, FaultKind, Sign
 from ghosttrain.core.timeline import Incident
@@ -156,7 +156,7 @@ class IncidentBook:
     """
 
     def __init__(self, plan: Plan, seed: int) -> None:
-        self.plan, self.spec = plan, plan.spec
+        self.spec = plan.spec
         self.incidents: list[OpenIncident] = []
         self.alive: list[OpenIncident] = []
         self.effects: list[OpenEffect] = []
@@ -173,14 +173,15 @@ class IncidentBook:
         self._fresh: list[OpenEffect] = []  # begun, and in no span yet
         self._slowdown = Slowdown(plan)
         self._noise = Stream(seed, "faults.course")
-        self._chunk: tuple[int, list[list[float]], list[list[float]]] = (-1, [], [])
+        self._drawn = Rows(self._draw, _WORDS, _DRAWN_TOGETHER)
 
     # What begins.
 
     def open(self, strike: Strike, at_s: float, *, attempt: int, step: int) -> OpenIncident:
         """A fault has come: what will become of it is drawn."""
         number, kind = len(self.incidents) + 1, strike.kind
-        u, z = self._draws(number)
+        u = self._drawn[number]
+        z = u[8:10]
         gpu, gpus = touched_gpus(self.spec, kind, strike.gpu)
         severity, duration_s = strike.severity, strike.duration_s
         if severity is None:
@@ -215,14 +216,11 @@ class IncidentBook:
         self.alive.append(incident)
         return incident
 
-    def _draws(self, number: int) -> tuple[list[float], list[float]]:
-        """Uniform draws of incident `number`, and two normal ones."""
-        chunk, inside = divmod(number, _DRAWN_TOGETHER)
-        if chunk != self._chunk[0]:
-            size = _WORDS * _DRAWN_TOGETHER
-            words = self._noise.uniform(chunk * size, size).reshape(_DRAWN_TOGETHER, _WORDS)
-            self._chunk = chunk, words.tolist(), normal_quantile(words[:, 8:10]).tolist()
-        return self._chunk[1][inside], self._chunk[2][inside]
+    def _draw(self, start: int, count: int) -> F64:
+        """Uniform draws of some incidents; words 8 and 9 of each as standard normals."""
+        words = self._noise.uniform(start, count).reshape(-1, _WORDS)
+        words[:, 8:10] = normal_quantile(words[:, 8:10])
+        return words
 
     def add_effect(self, incident: OpenIncident, at_s: float) -> OpenEffect:
         """The effect of an incident comes into force."""

@@ -10,6 +10,7 @@ through quantile tables: 4 to 6 times the rate of `Generator.standard_normal`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -131,18 +132,22 @@ class Stream:
         return self.words(start, count).astype("<u8", copy=False).view(np.uint16).reshape(-1, 4)
 
 
-class NormalRows:
-    """Rows of `width` standard normals from a stream, drawn many at a time: calls are dear."""
+class Rows:
+    """Rows of `width` samples, `together` of them by one call of `draw`: calls are dear.
 
-    def __init__(self, stream: Stream, width: int, together: int) -> None:
-        self._stream, self._width, self._together = stream, width, together
+    Args:
+        draw: Takes the first word and a number of words, as `Stream.normal`.
+    """
+
+    def __init__(self, draw: Callable[[int, int], F64], width: int, together: int) -> None:
+        self._draw, self._width, self._together = draw, width, together
         self._chunk: tuple[int, list[list[float]]] = (-1, [])
 
     def __getitem__(self, index: int) -> list[float]:
         chunk, inside = divmod(index, self._together)
         if chunk != self._chunk[0]:
             size = self._width * self._together
-            drawn = self._stream.normal(size * chunk, size).reshape(-1, self._width)
+            drawn = self._draw(size * chunk, size).reshape(-1, self._width)
             self._chunk = chunk, drawn.tolist()
         return self._chunk[1][inside]
 

@@ -568,14 +568,7 @@ class Run:
         """What the run came to."""
         recipe, spans, plan = self.spec.recipe, self.timeline.spans, self.plan
         totals = dict.fromkeys(("init", "steps", "lost", "val", "ckpt", "down", "export"), 0.0)
-        # Of each attempt the least step that the run went back to in it or later.
-        kept: dict[int, int] = {}
-        least = spans[-1].step + 1
-        back = {i.strike_attempt: i.checkpoint_step for i in self.timeline.incidents}
-        for attempt in range(spans[-1].attempt, 0, -1):
-            if back.get(attempt, -1) >= 0:
-                least = min(least, back[attempt])
-            kept[attempt] = least
+        kept = set(self.timeline.counted())
         for span in spans:
             totals[self._account(span, kept)] += span.duration_s
         done = spans[-1].step
@@ -615,11 +608,11 @@ class Run:
             shards=len(plan.shard_bytes),
         )
 
-    def _account(self, span: Span, kept: dict[int, int]) -> str:
+    def _account(self, span: Span, kept: set[Span]) -> str:
         """Where the time of a span is booked: what a fault has cost counts as down or lost."""
         match span.phase:
             case Phase.TRAINING:
-                return "lost" if span.step >= kept[span.attempt] else "steps"
+                return "steps" if span in kept else "lost"
             case Phase.VALIDATION:
                 return "val"
             case Phase.CHECKPOINT:

@@ -8,7 +8,9 @@ span the end of executed step e is `start_s + step_time_s * (clock(e + 1) - cloc
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -194,6 +196,16 @@ class Timeline:
         """Index of the span that holds `time_s` (its start belongs to it)."""
         return max(0, bisect_right(self.starts_s, time_s) - 1)
 
+    def counted(self) -> list[Span]:
+        """The training spans that count at the end of the run."""
+        back_to = {
+            made.strike_attempt: made.checkpoint_step
+            for made in self.incidents
+            if made.strike_s is not None
+        }
+        trained = (span for span in self.spans if span.phase is Phase.TRAINING)
+        return counted_spans(trained, back_to)
+
     def validated_at(self, end_s: float) -> Validated:
         """The validation that ended at `end_s`."""
         return self.validated[bisect_left(self.validated, end_s, key=lambda v: v.end_s)]
@@ -246,6 +258,19 @@ def lost_gpus(timeline: Timeline, span: Span) -> tuple[int, ...]:
     if not incident.kind.takes_gpus:
         return ()
     return tuple(range(incident.gpu, incident.gpu + incident.gpus))
+
+
+def counted_spans(trained: Iterable[Span], back_to: Mapping[int, int]) -> list[Span]:
+    """The training spans nobody went back behind; `back_to` says to which step, by launch.
+
+    A launch may go back further than it began: work of earlier ones is lost then.
+    """
+    trained = list(trained)
+    least, kept_below = math.inf, {}
+    for attempt in range(max([span.attempt for span in trained] + [*back_to], default=0), 0, -1):
+        least = min(least, back_to.get(attempt, math.inf))
+        kept_below[attempt] = least
+    return [span for span in trained if span.step < kept_below[span.attempt]]
 
 
 def physical_nodes(timeline: Timeline, nodes: int, attempt: int) -> I64:

@@ -190,11 +190,9 @@ def tally(timeline: Timeline) -> Tally:
     """What one history came to."""
     made = timeline.incidents
     ended = [one for one in made if one.strike_s is not None]
-    back_to = {one.strike_attempt: one.checkpoint_step for one in ended}
     trained = [span for span in timeline.spans if span.phase is Phase.TRAINING]
-    counted = _that_counted(trained, back_to)
     seconds = added({}, ((_account(span), span.duration_s) for span in timeline.spans))
-    counted_s = math.fsum(span.duration_s for span in counted)
+    counted_s = math.fsum(span.duration_s for span in timeline.counted())
     return Tally(
         months=1,
         run_s=timeline.end_s,
@@ -213,29 +211,6 @@ def tally(timeline: Timeline) -> Tally:
         stops=Counter(one.reason for one in ended),
         cost_s=added({}, ((one.kind.name, one.lost_s) for one in made)),
     )
-
-
-def _that_counted(trained: Iterable[Span], back_to: Mapping[int, int]) -> list[Span]:
-    """The training spans nobody went back behind; `back_to` says to which step, by launch.
-
-    A launch may go back further than it began: work of earlier ones is lost then.
-    """
-    kept: list[Span] = []
-    attempt = 0
-    for span in trained:
-        while attempt < span.attempt:
-            _drop_from(kept, back_to.get(attempt))
-            attempt += 1
-        kept.append(span)
-    for last in sorted(launch for launch in back_to if launch >= attempt):
-        _drop_from(kept, back_to[last])
-    return kept
-
-
-def _drop_from(kept: list[Span], step: int | None) -> None:
-    """Drop the spans from `step` on."""
-    while step is not None and kept and kept[-1].step >= step:
-        kept.pop()
 
 
 def _account(span: Span) -> str:

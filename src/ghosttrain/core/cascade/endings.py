@@ -9,7 +9,7 @@ silent node only after SlurmdTimeout (300 s by default).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ghosttrain.core.cascade.speaker import Said, Speaker
 from ghosttrain.core.events import MessageKind, MessageLogged, Phase, WatchdogTimedOut
@@ -201,7 +201,7 @@ def _aftermath(s: Speaker, down: Span) -> Iterator[MessageLogged]:
         return
     assert i.strike_s is not None
     if s.has_lost_nodes:
-        yield from _after_lost_nodes(s, down, at(_PEERS_ABORT_S), at(_TASK_EXITED_S))
+        yield from _after_lost_nodes(s, down, scale, at)
         return
     if _is_watchdogs(s, i.strike_s, down.start_s):
         reporter, waiting = _waiting(s)
@@ -240,7 +240,7 @@ def _peers_abort(s: Speaker, from_s: float, scale: float, peer: int, ranks: int)
 
 
 def _after_lost_nodes(
-    s: Speaker, down: Span, abort_s: float, exited_s: float
+    s: Speaker, down: Span, scale: float, at: Callable[[float], float]
 ) -> Iterator[MessageLogged]:
     """The others' agents and Slurm: the node itself says nothing."""
     i, peer = s.incident, s.rank_elsewhere()
@@ -248,14 +248,11 @@ def _after_lost_nodes(
     # Slurm gives the node up when the run hung on it, or later, if it is still missing then.
     missed_s = max(down.start_s, i.strike_s + NODE_TIMEOUT_S)
     if not i.hangs and peer is not None:
-        scale = min(1.0, (down.due_s - down.start_s) / _QUIET_S)
-        yield _peers_abort(s, abort_s, scale, peer, s.gpus - i.gpus)
-        failed_s = down.start_s + scale * _AGENT_FAILED_S
-        summary_s = down.start_s + scale * _AGENT_SUMMARY_S
-        yield from _agent(
-            s, peer, _EXCEPTION, failed_s, summary_s, min(s.per_node, s.gpus - i.gpus)
-        )
-        yield s.say(exited_s, _M.TASK_EXITED, rank=peer, code=_EXCEPTION)
+        left = s.gpus - i.gpus
+        yield _peers_abort(s, at(_PEERS_ABORT_S), scale, peer, left)
+        failed_s, summary_s = at(_AGENT_FAILED_S), at(_AGENT_SUMMARY_S)
+        yield from _agent(s, peer, _EXCEPTION, failed_s, summary_s, min(s.per_node, left))
+        yield s.say(at(_TASK_EXITED_S), _M.TASK_EXITED, rank=peer, code=_EXCEPTION)
     if missed_s < down.due_s:
         yield s.say(missed_s, _M.NODE_FAILED, ranks=s.nodes)
         cancelled_s = min(missed_s + 0.5, 0.5 * (missed_s + down.due_s))
