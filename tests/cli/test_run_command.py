@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ghosttrain.cli import main as main_module
 from tests.terminal import PtyRun, run_piped, start_piped
 
 SGR = re.compile(rb"\x1b\[[0-9;]*m")
@@ -207,11 +208,26 @@ def test_ctrl_c_at_any_moment(moment_s):
         assert time.monotonic() - at < 0.5
         if b"seed" not in show.output:
             return  # Python itself was still starting
-        assert code == 130
+        assert code == 130, show.output.decode()
         assert show.is_left_as_found()
         assert b"Traceback" not in show.output
         if moment_s >= 1:
             assert AGAIN.search(show.output.decode())
+
+
+def test_an_interrupt_that_comes_out_as_another_exception_is_one(monkeypatch, capfd):
+    """As out of the import of an extension, which may answer it with an ImportError."""
+
+    def wrapped(_words):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise ImportError("not initialised") from None
+
+    monkeypatch.setattr(main_module, "dispatch", wrapped)
+    assert main_module.main([]) == 130
+    assert capfd.readouterr().err == "ghosttrain: interrupted\n"
 
 
 def test_sigterm_restores_the_terminal():

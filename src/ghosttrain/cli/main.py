@@ -100,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     before: dict[int, Handler] = {}
+    came: list[int] = []
     try:
-        before = answer_signals()
+        before = answer_signals(came)
         code = dispatch(words)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -117,7 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in words:
             raise
-        code = reported(error)
+        if came:  # raised inside an extension's import, an interrupt comes out as something else
+            complain("ghosttrain: interrupted")
+            code = 128 + came[0]
+        else:
+            code = reported(error)
     leave(before)
     return code
 
@@ -210,10 +215,10 @@ examples:
   ghosttrain plan llama-3-70b --gpus 512  what it will be, before it runs"""
 
 
-def answer_signals() -> dict[int, Handler]:
+def answer_signals(came: list[int]) -> dict[int, Handler]:
     """Have SIGINT, SIGTERM and SIGHUP end whatever runs, in good order and soon.
 
-    Returns what answered them before.
+    Returns what answered them before; the one that comes is put into `came`.
     """
     import signal
 
@@ -221,6 +226,7 @@ def answer_signals() -> dict[int, Handler]:
         def give_up(_number: int, _frame: FrameType | None) -> None:
             os._exit(128 + number)
 
+        came.append(number)
         for other in answered:  # once is enough: the way out must not be cut short
             signal.signal(other, signal.SIG_IGN)
         if hasattr(signal, "setitimer"):
