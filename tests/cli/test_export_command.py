@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ghosttrain.cli import export as command
-from ghosttrain.cli.export import EXPORTERS, PartFiles, export, formats_of
-from ghosttrain.cli.list import FILE_FORMATS, FORMATS
+from ghosttrain.cli.export import PartFiles, export
 from ghosttrain.cli.main import COMMANDS, main
 from ghosttrain.core.errors import InputFileError, RequestError, SpecError, WorldError
 from ghosttrain.core.run import Run
+from ghosttrain.exporters.formats import formats_of
 from tests.exporters.runs import END_S, a_run, small_spec
 from tests.terminal import ROOT, PtyRun, run_piped
 
@@ -43,17 +43,15 @@ class HandMadeRun:
         yield a_run()[-1]
 
 
+SOME = "jsonl,labels,labels-parquet"
+
+
 def hand_made_run(*, fails_with: BaseException | None = None) -> Run:
     return cast(Run, HandMadeRun(fails_with=fails_with))
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_formats_are_those_that_are_listed():
-    of_export = [name for name, _, users in (*FORMATS, *FILE_FORMATS) if "export" in users]
-    assert of_export == [*EXPORTERS]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +64,7 @@ def test_formats_are_those_that_are_listed():
     ],
 )
 def test_formats_by_commas(text, names):
-    assert formats_of(text) == names
+    assert [one.name for one in formats_of(text)] == names
 
 
 @pytest.mark.parametrize(
@@ -85,10 +83,10 @@ def test_unknown_formats(text, complaint):
 
 def test_all_files_appear_with_their_sizes(tmp_path):
     folder = tmp_path / "deep" / "out"
-    written = export(hand_made_run(), folder, [*EXPORTERS])
+    written = export(hand_made_run(), folder, formats_of(SOME))
     assert names_in(folder) == ["events.jsonl", "labels.jsonl", "labels.parquet"]
     assert [(path.name, size) for path, size in written] == [
-        (file, (folder / file).stat().st_size) for file, _ in EXPORTERS.values()
+        (one.file, (folder / one.file).stat().st_size) for one in formats_of(SOME)
     ]
     rows = [json.loads(line) for line in (folder / "labels.jsonl").read_bytes().splitlines()]
     assert [row["kind"] for row in rows] == ["run", *["incident"] * 3, "clean", "clean"]
@@ -100,7 +98,7 @@ def test_all_files_appear_with_their_sizes(tmp_path):
 def test_files_of_the_same_name_are_replaced_and_others_are_left_alone(tmp_path):
     (tmp_path / "labels.jsonl").write_text("old")
     (tmp_path / "mine.txt").write_text("mine")
-    export(hand_made_run(), tmp_path, ["labels"])
+    export(hand_made_run(), tmp_path, formats_of("labels"))
     assert (tmp_path / "labels.jsonl").read_bytes().startswith(b'{"kind":"run"')
     assert names_in(tmp_path) == ["labels.jsonl", "mine.txt"]
 
@@ -116,11 +114,11 @@ def test_files_of_the_same_name_are_replaced_and_others_are_left_alone(tmp_path)
 def test_what_ends_it_half_way_leaves_nothing_and_the_old_files(tmp_path, error, told):
     folder = tmp_path / "new" / "out"
     with pytest.raises(told):
-        export(hand_made_run(fails_with=error), folder, [*EXPORTERS])
+        export(hand_made_run(fails_with=error), folder, formats_of(SOME))
     assert names_in(tmp_path) == [], "not even the folders made for it"
     (tmp_path / "labels.jsonl").write_text("old")
     with pytest.raises(told):
-        export(hand_made_run(fails_with=error), tmp_path, [*EXPORTERS])
+        export(hand_made_run(fails_with=error), tmp_path, formats_of(SOME))
     assert names_in(tmp_path) == ["labels.jsonl"]
     assert (tmp_path / "labels.jsonl").read_text() == "old"
 
@@ -135,23 +133,24 @@ def test_no_name_is_given_before_all_files_are_whole(tmp_path):
 
 
 def test_a_format_whose_package_is_missing_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ghosttrain.exporters.label_table", None)
+    monkeypatch.delitem(sys.modules, "ghosttrain.exporters.label_table", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(RequestError, match=r"pip install 'ghosttrain\[parquet\]'"):
-        export(hand_made_run(), tmp_path / "out", ["jsonl", "labels-parquet"])
+        export(hand_made_run(), tmp_path / "out", formats_of("jsonl,labels-parquet"))
     assert names_in(tmp_path) == []
 
 
 def test_folders_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputFileError, match="file: is no folder"):
-        export(hand_made_run(), tmp_path / "file", ["labels"])
+        export(hand_made_run(), tmp_path / "file", formats_of("labels"))
     with pytest.raises(InputFileError, match="cannot be made: Not a directory"):
-        export(hand_made_run(), tmp_path / "file" / "below", ["labels"])
+        export(hand_made_run(), tmp_path / "file" / "below", formats_of("labels"))
     with pytest.raises(InputFileError, match="no such name"):
-        export(hand_made_run(), tmp_path / "a\0b", ["labels"])
+        export(hand_made_run(), tmp_path / "a\0b", formats_of("labels"))
     (tmp_path / "labels.jsonl").mkdir()
     with pytest.raises(InputFileError, match=r"labels\.jsonl: is a folder"):
-        export(hand_made_run(), tmp_path, ["jsonl", "labels"])
+        export(hand_made_run(), tmp_path, formats_of("jsonl,labels"))
     assert names_in(tmp_path) == ["file", "labels.jsonl"]
 
 
@@ -164,16 +163,16 @@ def test_a_folder_that_is_not_ours(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
         with pytest.raises(InputFileError, match="Permission denied"):
-            export(hand_made_run(), tmp_path, ["labels"])
+            export(hand_made_run(), tmp_path, formats_of("labels"))
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(InputFileError, match="Permission denied"):
-        export(hand_made_run(), tmp_path / "out", ["labels"])
+        export(hand_made_run(), tmp_path / "out", formats_of("labels"))
 
 
 def test_a_folder_without_room_for_new_files(tmp_path):
     """/proc takes no files from anybody, root included."""
     with pytest.raises(InputFileError, match="/proc/self/out: cannot be made"):
-        export(hand_made_run(), Path("/proc/self/out"), ["labels"])
+        export(hand_made_run(), Path("/proc/self/out"), formats_of("labels"))
 
 
 # From here on with real runs.

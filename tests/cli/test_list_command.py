@@ -9,10 +9,10 @@ import pytest
 
 from ghosttrain import catalog
 from ghosttrain.catalog.scenarios import scenario_names
-from ghosttrain.cli.list import FORMATS, KINDS, kind_of
+from ghosttrain.cli.list import KINDS, kind_of
 from ghosttrain.cli.main import main
-from ghosttrain.cli.run import FORMATS as RUN_FORMATS
 from ghosttrain.core.errors import SpecError
+from ghosttrain.exporters.formats import EXPORTERS, LOGS
 from tests.terminal import PtyRun
 
 
@@ -30,8 +30,13 @@ def test_every_kind_lists_names_the_commands_take(capfd, kind):
         assert [row["name"] for row in rows] == catalog.names(kind[:-1])
 
 
-def test_formats_are_those_of_run():
-    assert tuple(name for name, *_ in FORMATS) == tuple(RUN_FORMATS)
+def test_formats_say_which_command_has_them(capfd):
+    assert main(["list", "formats", "--json"]) == 0
+    users = {row["name"]: row["commands"] for row in json.loads(capfd.readouterr().out)}
+    assert users["classic"] == "run, check"
+    assert users["jsonl"] == "run, export, check"
+    assert [name for name in users if "export" in users[name]] == [*EXPORTERS]
+    assert [name for name in users if "run" in users[name]] == ["classic", *LOGS]
 
 
 @pytest.mark.parametrize("text", ["gpu", "GPUs", "gpus", " Gpu "])

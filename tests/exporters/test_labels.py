@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghosttrain.core.events import IncidentLabelled
+from ghosttrain.exporters.formats import FORMATS
 from ghosttrain.exporters.label_table import LabelTableWriter
 from ghosttrain.exporters.labels import (
     COLUMNS,
@@ -102,18 +103,14 @@ def test_a_moment_is_clean_exactly_if_no_incident_is_open(drawn):
     assert all(start < end for start, end in found)
 
 
-def written(writer_of, events):
-    file = io.BytesIO()
-    writer = writer_of(file)
-    for event in events:
-        writer.accept(event)
-    assert file.tell() == 0, "labels are known when the run is over"
-    writer.close()
-    return file
+def written(writer, events):
+    early = b"".join(writer.accept(event) for event in events)
+    assert early == b"", "labels are known when the run is over"
+    return io.BytesIO(writer.close())
 
 
 def test_json_lines_are_the_rows():
-    data = written(LabelWriter, a_run()).getvalue()
+    data = written(LabelWriter(), a_run()).getvalue()
     assert [json.loads(line) for line in data.splitlines()] == list(label_rows(a_run()))
     assert data.endswith(b"\n")
 
@@ -124,7 +121,7 @@ def test_what_json_has_no_word_for_is_null():
 
 
 def test_the_table_is_read_back_as_the_rows():
-    file = written(lambda f: LabelTableWriter(f, "model = 'x'\n"), a_run())
+    file = written(LabelTableWriter("model = 'x'\n"), a_run())
     assert not file.closed
     file.seek(0)
     table = pq.read_table(file)
@@ -137,7 +134,7 @@ def test_the_table_is_read_back_as_the_rows():
 
 
 def test_the_table_says_what_it_is():
-    file = written(lambda f: LabelTableWriter(f, "model = 'x'\n"), a_run())
+    file = written(LabelTableWriter("model = 'x'\n"), a_run())
     parquet = pq.ParquetFile(file)
     metadata = parquet.schema_arrow.metadata
     assert {name: metadata[name] for name in (b"simulated", b"schema", b"spec", b"seed")} == {
@@ -152,8 +149,8 @@ def test_the_table_says_what_it_is():
 
 def test_columns_keep_their_types_in_a_run_in_which_nothing_happened():
     """All cells of a column may be null; a reader of many runs still gets one schema."""
-    quiet = pq.ParquetFile(written(lambda f: LabelTableWriter(f, ""), [started(), finished()]))
-    eventful = pq.ParquetFile(written(lambda f: LabelTableWriter(f, ""), a_run()))
+    quiet = pq.ParquetFile(written(LabelTableWriter(""), [started(), finished()]))
+    eventful = pq.ParquetFile(written(LabelTableWriter(""), a_run()))
     assert quiet.schema_arrow.remove_metadata() == eventful.schema_arrow.remove_metadata()
     types = {field.name: (field.type, field.nullable) for field in quiet.schema_arrow}
     assert types["kind"] == (pa.string(), False)
@@ -166,7 +163,7 @@ def test_columns_keep_their_types_in_a_run_in_which_nothing_happened():
 def test_the_largest_seed_fits():
     seed = 2**63 - 1
     events = [started(seed), finished()]
-    table = pq.read_table(written(lambda f: LabelTableWriter(f, ""), events))
+    table = pq.read_table(written(LabelTableWriter(""), events))
     assert table["seed"].to_pylist() == [seed, None]
 
 
@@ -176,7 +173,7 @@ def test_every_column_is_documented_as_it_is():
 
 
 def test_every_flag_of_score_and_format_of_export_is_documented():
-    from ghosttrain.cli import export, score
+    from ghosttrain.cli import score
     from ghosttrain.cli.common import new_parser
     from ghosttrain.scoring.predictions import FIELDS
 
@@ -184,6 +181,7 @@ def test_every_flag_of_score_and_format_of_export_is_documented():
     score.add_arguments(parser)
     own = {*parser.options()} - {"-h", "--help", "--debug", "--json"}
     assert {flag for flag in own if f"`{flag}`" not in DOC} == set()
-    for name, (file, _) in export.EXPORTERS.items():
-        assert f"| `{name}` | `{file}` |" in DOC
+    for one in FORMATS:
+        if one.name.startswith("labels"):
+            assert f"| `{one.name}` | `{one.file}` |" in DOC
     assert {name for name in FIELDS if f"`{name}`" not in DOC} == set()

@@ -12,78 +12,19 @@ from ghosttrain.cli.common import add_spec_arguments, count, request_from_args, 
 TYPE_CHECKING = False  # typing itself costs 4 ms
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import BinaryIO, Protocol
+    from typing import BinaryIO
 
     from ghosttrain.core.events import Event
     from ghosttrain.core.run import Run
-    from ghosttrain.core.spec import RunSpec
-
-    class EventWriter(Protocol):
-        """What makes a file of a run's events."""
-
-        def accept(self, event: Event) -> None:
-            """Take the next event."""
-
-        def close(self) -> None:
-            """Write what is left; the file stays open."""
+    from ghosttrain.exporters.formats import Format
+    from ghosttrain.exporters.writing import Chunk
 
 
 DEFAULT_FORMATS = "jsonl,labels"
 _PROGRESS_EVERY_S = 0.1
 _BUFFER_BYTES = 1 << 20
-
-
-def jsonl(file: BinaryIO, _spec: RunSpec) -> EventWriter:
-    """The typed events, as `run --format jsonl` writes them."""
-    from ghosttrain.exporters.jsonl import JsonlWriter
-
-    class Lines:
-        def __init__(self) -> None:
-            self._writer = JsonlWriter()
-
-        def accept(self, event: Event) -> None:
-            file.write(self._writer.accept(event))
-
-        def close(self) -> None:
-            pass
-
-    return Lines()
-
-
-def labels(file: BinaryIO, _spec: RunSpec) -> EventWriter:
-    """What was wrong, as JSON."""
-    from ghosttrain.exporters.labels import LabelWriter
-
-    return LabelWriter(file)
-
-
-def labels_parquet(file: BinaryIO, spec: RunSpec) -> EventWriter:
-    """What was wrong, as a table.
-
-    Raises:
-        RequestError: If pyarrow is not installed.
-    """
-    try:
-        from ghosttrain.exporters.label_table import LabelTableWriter
-    except ImportError:
-        from ghosttrain.core.errors import RequestError
-
-        raise RequestError(
-            "--format labels-parquet needs the package pyarrow: pip install 'ghosttrain[parquet]'"
-        ) from None
-    from ghosttrain.inputs.spec_file import write_spec_file
-
-    return LabelTableWriter(file, write_spec_file(spec))
-
-
-# Format: the file it makes, and what makes it.
-EXPORTERS: dict[str, tuple[str, Callable[[BinaryIO, RunSpec], EventWriter]]] = {
-    "jsonl": ("events.jsonl", jsonl),
-    "labels": ("labels.jsonl", labels),
-    "labels-parquet": ("labels.parquet", labels_parquet),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         metavar="NAME,...",
         default=DEFAULT_FORMATS,
-        help=f"{', '.join(EXPORTERS)}; several by commas (default: {DEFAULT_FORMATS})",
+        help="names by commas, of those that `ghosttrain list formats` has for export"
+        f" (default: {DEFAULT_FORMATS})",
     )
     group.add_argument(
         "--log-interval",
@@ -117,6 +59,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from ghosttrain.cli.run import again
     from ghosttrain.core.run import simulate
+    from ghosttrain.exporters.formats import formats_of
     from ghosttrain.inputs.request import resolve
     from ghosttrain.views.show.terminal import Terminal, write_all
 
@@ -131,30 +74,10 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def formats_of(text: str) -> list[str]:
-    """The formats that `text` names, each once.
-
-    Raises:
-        SpecError: If there is none, or one is unknown.
-    """
-    from ghosttrain.cli.main import nearest
-    from ghosttrain.core.errors import SpecError
-
-    names = list(dict.fromkeys(name for word in text.split(",") if (name := word.strip().lower())))
-    for name in names:
-        if name not in EXPORTERS:
-            near = nearest(name[:50], list(EXPORTERS))
-            hint = f"did you mean {near}? " if near else ""
-            raise SpecError(f"unknown format {name!r}: {hint}there are {', '.join(EXPORTERS)}")
-    if not names:
-        raise SpecError(f"--format {text!r} names none: there are {', '.join(EXPORTERS)}")
-    return names
-
-
 def export(
-    run: Run, folder: Path, formats: Sequence[str], *, sample_every: int = 10
+    run: Run, folder: Path, formats: Sequence[Format], *, sample_every: int = 10
 ) -> list[tuple[Path, int]]:
-    """Write one file for each format into `folder`: all of them whole, or none.
+    """Write the files of each format into `folder`: all of them whole, or none.
 
     Returns:
         The files and their sizes, bytes.
@@ -165,19 +88,21 @@ def export(
         WorldError: If they cannot be written completely.
     """
     from ghosttrain.core.errors import WorldError
+    from ghosttrain.exporters.writing import Asked
 
+    asked = Asked(run, log_interval=sample_every)
     with PartFiles(folder) as parts:
-        writers = []
-        for name in formats:
-            file, writer_of = EXPORTERS[name]
-            writers.append(writer_of(parts.add(file), run.spec))
+        for one in formats:
+            if one.file:
+                parts.add(one.file)
+        exporters = [one.exporter(asked) for one in formats]
         try:
             events = run.events(0.0, float("inf"), sample_every=sample_every)
             for event in told_on_stderr(events, run.end_s):
-                for writer in writers:
-                    writer.accept(event)
-            for writer in writers:
-                writer.close()
+                for exporter in exporters:
+                    parts.append(exporter.accept(event))
+            for exporter in exporters:
+                parts.append(exporter.close())
             return parts.publish()
         except OSError as error:
             raise WorldError(f"{folder}: cannot be written: {error.strerror or error}") from None
@@ -196,6 +121,7 @@ class PartFiles:
         self._folder = folder
         self._files: list[tuple[Path, Path, BinaryIO]] = []
         self._made: list[Path] = []
+        self._open: dict[str, BinaryIO] = {}
         try:
             missing = [p for p in (folder, *folder.parents) if not p.exists()]
             for path in reversed(missing):
@@ -233,7 +159,13 @@ class PartFiles:
         except OSError as error:
             raise InputFileError(f"{path}: cannot be written: {error.strerror}") from None
         self._files.append((path, part, file))
+        self._open[name] = file
         return file
+
+    def append(self, chunks: Iterable[Chunk]) -> None:
+        """Write bytes to the ends of files that have been added."""
+        for name, data in chunks:
+            self._open[name].write(data)
 
     def publish(self) -> list[tuple[Path, int]]:
         """Bring all to the disk and give them their names; returns those and the sizes."""

@@ -16,15 +16,6 @@ KINDS = (
     *("models", "gpus", "datasets", "tokenizers", "clusters", "fabrics"),
     *("stacks", "faults", "scenarios", "formats"),
 )
-FORMATS = (
-    ("classic", "the show's lines, plain when piped", "run, check"),
-    ("jsonl", "the typed events, one row a line", "run, export, check"),
-)
-# What only `export` writes.
-FILE_FORMATS = (
-    ("labels", "what was wrong, when, where: one JSON row an incident", "export, score"),
-    ("labels-parquet", "the same as a Parquet table", "export, score"),
-)
 _TITLES = {
     "parameters": "params",
     "hidden_size": "hidden",
@@ -184,5 +175,10 @@ def _rows(kind: str, selection: str) -> Iterator[dict[str, Value]]:
                 kinds = ", ".join(scenario_kinds(key))
                 yield {"name": key, "title": scenario_title(key), "kinds": kinds}
         case _:
-            for name, what, commands in (*FORMATS, *FILE_FORMATS):
-                yield {"name": name, "commands": commands, "what": what}
+            from ghosttrain.exporters.formats import FORMATS
+
+            about = "the show's lines, plain when piped"
+            yield {"name": "classic", "commands": "run, check", "what": about}
+            for one in FORMATS:
+                users = ("run",) * one.is_log + ("export",) + ("check",) * one.is_checked
+                yield {"name": one.name, "commands": ", ".join(users), "what": one.about}

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ghosttrain.views.show.log_sink import LogSink
     from ghosttrain.views.show.show import Show
 
-FORMATS = ("classic", "jsonl")
 # Between two frames the process may have been stopped, or the machine asleep: but in real time
 # the show then goes on from where it was.
 LONGEST_GAP_S = 2.0
@@ -69,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--keep-awake", action="store_true", help="keep this machine from sleeping")
     group.add_argument(
-        "--format", choices=FORMATS, default="classic", help="of the output (default: classic)"
+        "--format",
+        metavar="NAME",
+        default="classic",
+        help="of the output, one that `ghosttrain list formats` has for run (default: classic)",
     )
     group.add_argument(
         "--log-interval",
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Show or log runs until told to end."""
+    args.format = log_format(args.format)
     until_wall_s = time.monotonic() + args.exit_after if args.exit_after else float("inf")
     terminal = Terminal.of(1)
     awake = keeping_awake() if args.keep_awake else None
@@ -104,6 +107,19 @@ def execute(args: argparse.Namespace) -> int:
     finally:
         stage.leave()
     return 0
+
+
+def log_format(text: str) -> str:
+    """The name of a format that `run` has.
+
+    Raises:
+        SpecError: If there is none such.
+    """
+    if text == "classic":  # the rest of them would load NumPy
+        return text
+    from ghosttrain.exporters.formats import log_named
+
+    return log_named(text)
 
 
 def header(args: argparse.Namespace, terminal: Terminal) -> bytes:
@@ -198,10 +214,12 @@ class Stage:
 
         if not isinstance(self._sink, LogSink):
             self._sink = LogSink(self._terminal.fd, log_interval=args.log_interval)
-        if args.format == "jsonl":
-            from ghosttrain.exporters.jsonl import JsonlWriter
+        if args.format != "classic":
+            from ghosttrain.exporters.formats import LOGS
+            from ghosttrain.exporters.writing import Asked
 
-            self._sink.render = one_by_one(JsonlWriter().accept)
+            log = LOGS[args.format].log(Asked(run, log_interval=args.log_interval))
+            self._sink.render = one_by_one(log.accept)
             return self._sink
         if not is_first:
             self._sink.write(header(args, self._terminal))

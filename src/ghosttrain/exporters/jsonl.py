@@ -29,6 +29,7 @@ from ghosttrain.core.laws.architecture import attention_width
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.signals import SignalSource
 from ghosttrain.core.units import GB
+from ghosttrain.exporters.writing import Asked
 
 SCHEMA = "ghosttrain.events/1"
 
@@ -70,6 +71,10 @@ class JsonlWriter:
         if isinstance(event, IncidentLabelled):
             row["signals"] = dict(event.signals)
         return _line(row)
+
+    def close(self) -> bytes:
+        """Nothing: every line has been given."""
+        return b""
 
     def _steps(self, event: StepsCompleted) -> str:
         assert self._plan is not None, "a run's events begin with RunStarted"
@@ -134,6 +139,11 @@ class JsonlWriter:
             samples.duration_s[k],
             samples.busbw_gbs[k],
         )
+
+
+def jsonl_log(_asked: Asked) -> JsonlWriter:
+    """What makes the log."""
+    return JsonlWriter()
 
 
 def _signs(signs: tuple[tuple[str, int, int], ...]) -> str:

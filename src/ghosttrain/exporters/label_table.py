@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ghosttrain.core.events import Event
 from ghosttrain.exporters.labels import COLUMNS, SCHEMA, LabelCollector
+from ghosttrain.exporters.writing import Asked
+from ghosttrain.inputs.spec_file import write_spec_file
 
 _ALWAYS = ("kind", "run")  # never null
 _TYPES = {
@@ -22,25 +25,32 @@ _TYPES = {
 
 
 class LabelTableWriter:
-    """Writes the labels of a run as a Parquet file.
+    """Makes the labels of a run as a Parquet file, when the run is over.
 
     Args:
-        file: Where to.
         spec: A spec file that asks for the run, as text; goes into the metadata.
     """
 
-    def __init__(self, file: BinaryIO, spec: str) -> None:
-        self._file, self._spec = file, spec
+    def __init__(self, spec: str) -> None:
+        self._spec = spec
         self._collector = LabelCollector()
 
-    def accept(self, event: Event) -> None:
-        """Take the next event."""
+    def accept(self, event: Event) -> bytes:
+        """Nothing yet: the next event is kept."""
         self._collector.accept(event)
+        return b""
 
-    def close(self) -> None:
-        """Write the table; the file stays open."""
+    def close(self) -> bytes:
+        """The file."""
+        file = io.BytesIO()
         table = label_table(self._collector.rows(), self._spec)
-        pq.write_table(table, self._file, compression="zstd")
+        pq.write_table(table, file, compression="zstd")
+        return file.getvalue()
+
+
+def label_table_file(asked: Asked) -> LabelTableWriter:
+    """What makes the labels' table."""
+    return LabelTableWriter(write_spec_file(asked.run.spec))
 
 
 def label_table(rows: Iterable[Mapping[str, Any]], spec: str) -> pa.Table:

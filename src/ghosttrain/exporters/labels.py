@@ -12,9 +12,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ghosttrain.core.events import Event, IncidentLabelled, RunFinished, RunStarted
+
+if TYPE_CHECKING:
+    from ghosttrain.exporters.writing import Asked
 
 SCHEMA = "ghosttrain.labels/1"
 
@@ -150,20 +153,24 @@ def _incident_row(event: IncidentLabelled, run: int) -> dict[str, Any]:
 
 
 class LabelWriter:
-    """Writes the labels of a run as JSON, one row a line."""
+    """Makes the labels of a run as JSON, one row a line, when the run is over."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self) -> None:
         self._collector = LabelCollector()
 
-    def accept(self, event: Event) -> None:
-        """Take the next event."""
+    def accept(self, event: Event) -> bytes:
+        """Nothing yet: the next event is kept."""
         self._collector.accept(event)
+        return b""
 
-    def close(self) -> None:
-        """Write the rows; the file stays open."""
-        for row in self._collector.rows():
-            self._file.write(label_line(row))
+    def close(self) -> bytes:
+        """The rows."""
+        return b"".join(label_line(row) for row in self._collector.rows())
+
+
+def label_file(_asked: Asked) -> LabelWriter:
+    """What makes the labels' JSON."""
+    return LabelWriter()
 
 
 def label_line(row: dict[str, Any]) -> bytes:

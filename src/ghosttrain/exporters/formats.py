@@ -1,0 +1,141 @@
+"""The formats there are: a line for each, and what makes it, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ghosttrain.core.errors import RequestError, SpecError
+from ghosttrain.exporters.writing import Asked, Exporter, LogWriter, OneFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format of ours.
+
+    Attributes:
+        name: What users ask for.
+        about: What it is, for `ghosttrain list formats`.
+        made_by: "module:function" in this package. Of a format with a `file` the function takes
+            what is Asked and returns a LogWriter; of others an Exporter.
+        file: Name of its one file; without one the exporter names its files.
+        extra: The extra of ours that brings the packages it needs.
+        is_log: Whether it is lines as time passes, which `run --format` prints too.
+        is_checked: Whether `ghosttrain check` reads it.
+    """
+
+    name: str
+    about: str
+    made_by: str
+    file: str = ""
+    extra: str = ""
+    is_log: bool = False
+    is_checked: bool = False
+
+    def exporter(self, asked: Asked) -> Exporter:
+        """What makes the files of this format.
+
+        Raises:
+            RequestError: If it needs a package that is not installed.
+        """
+        if self.file:
+            return OneFile(self.file, self.log(asked))
+        made: Exporter = self._maker()(asked)
+        return made
+
+    def log(self, asked: Asked) -> LogWriter:
+        """What makes its one stream of bytes.
+
+        Raises:
+            RequestError: If it needs a package that is not installed.
+        """
+        assert self.file, f"{self.name} has several files"
+        made: LogWriter = self._maker()(asked)
+        return made
+
+    def _maker(self) -> Callable[[Asked], Any]:
+        module, _, function = self.made_by.partition(":")
+        try:
+            made_in = importlib.import_module(f"ghosttrain.exporters.{module}")
+        except ImportError as error:
+            if not self.extra or (error.name or "").startswith("ghosttrain"):
+                raise
+            raise RequestError(
+                f"--format {self.name} needs the package {error.name}:"
+                f" pip install 'ghosttrain[{self.extra}]'"
+            ) from None
+        maker: Callable[[Asked], Any] = getattr(made_in, function)
+        return maker
+
+
+# In the order in which `list formats` shows them. One line of arguments each: name, what it is,
+# what makes it.
+FORMATS = (
+    Format(
+        "jsonl",
+        "the typed events, one row a line",
+        "jsonl:jsonl_log",
+        file="events.jsonl",
+        is_log=True,
+        is_checked=True,
+    ),
+    Format(
+        "labels",
+        "what was wrong, when, where: one JSON row an incident",
+        "labels:label_file",
+        file="labels.jsonl",
+    ),
+    Format(
+        "labels-parquet",
+        "the same as a Parquet table",
+        "label_table:label_table_file",
+        file="labels.parquet",
+        extra="parquet",
+    ),
+)
+EXPORTERS = {one.name: one for one in FORMATS}
+LOGS = {one.name: one for one in FORMATS if one.is_log}
+
+
+def formats_of(text: str) -> list[Format]:
+    """The formats that `text` names by commas, each once.
+
+    Raises:
+        SpecError: If there is none, or one is unknown.
+    """
+    names = list(dict.fromkeys(name for word in text.split(",") if (name := word.strip().lower())))
+    for name in names:
+        if name not in EXPORTERS:
+            raise SpecError(f"unknown format {name!r}: {_near(name, EXPORTERS)}")
+    if not names:
+        raise SpecError(f"--format {text!r} names none: there are {', '.join(EXPORTERS)}")
+    return [EXPORTERS[name] for name in names]
+
+
+def log_named(text: str) -> str:
+    """The name of the format of `run` that `text` means.
+
+    Raises:
+        SpecError: If there is none such.
+    """
+    name = text.strip().lower()
+    known = ["classic", *LOGS]
+    if name in known:
+        return name
+    if name in EXPORTERS:
+        raise SpecError(
+            f"format {name!r} is made of a whole run: `ghosttrain export --format {name} --to DIR`;"
+            f" run has {', '.join(known)}"
+        )
+    raise SpecError(f"unknown format {text!r}: {_near(name, known)}")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = next(iter(difflib.get_close_matches(name[:50], list(known), n=1, cutoff=0.6)), None)
+    return (f"did you mean {near}? " if near else "") + f"there are {', '.join(known)}"
