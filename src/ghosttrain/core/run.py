@@ -28,6 +28,7 @@ from ghosttrain.core.events import (
     FleetSampled,
     FleetSamples,
     GpusDetected,
+    IncidentLabelled,
     Phase,
     PhaseEnded,
     PhaseStarted,
@@ -100,6 +101,10 @@ class Run:
         self._collective_noise = Stream(seed, "collective")
         self._chunk = lru_cache(maxsize=2)(self._compute_chunk)
 
+    def __reduce__(self) -> tuple[type[Run], tuple[Plan, Timeline, int]]:
+        """A run is what it was made of: caches are not pickled with it."""
+        return Run, (self.plan, self.timeline, self.seed)
+
     @property
     def spec(self) -> RunSpec:
         """What was asked."""
@@ -159,6 +164,11 @@ class Run:
         sample = self._fleet.during_steps(span, np.array([number]), np.array([at_s]), factors)
         done = span.step + number + (1 if at_s >= columns.end_s[0] else 0)
         return replace(sample, step=np.array([done]))
+
+    def labels(self) -> list[IncidentLabelled]:
+        """The labels of all incidents, as the events give them when they are over."""
+        told = self._cascade.between(0.0, math.inf)
+        return [event for event in told if isinstance(event, IncidentLabelled)]
 
     def steps(self, first: int, last: int) -> StepColumns:
         """Steps `first` to `last` as they finally counted, in columns.

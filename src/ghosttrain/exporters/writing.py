@@ -2,20 +2,27 @@
 
 Whoever drives it (`export`, `run --format`, `serve`) owns files, clocks and windows. An exporter
 holds no file and no clock and can be pickled between two calls: a killed export goes on from the
-last moment that reached the disk, with the exporters of that moment.
+last moment that reached the disk, with the exporters of that moment. It may keep what it was
+Asked, the run and the plan: they are not saved with it but put back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from ghosttrain.core.events import Event
     from ghosttrain.core.run import Run
+    from ghosttrain.core.telemetry import Telemetry
 
 Chunk = tuple[str, bytes]  # name of a file below the export's folder; bytes to append to it
+
+# dcgm-exporter collects this often unless told otherwise (NVIDIA/dcgm-exporter, README.md,
+# --collect-interval, 30000 ms): between two of its samples nothing new is to be had.
+TELEMETRY_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,10 +32,29 @@ class Asked:
     Attributes:
         run: The run.
         log_interval: Steps between two lines, or between two samples of the fleet.
+        start_s, stop_s: The window [start, stop) of run time; to the end where stop is infinite.
+            A run's first and last events (RunStarted, RunFinished) come only with a window that
+            holds them.
+        every_s: Run time between two moments of telemetry, which are multiples of it.
+        gpus: Ranks whose telemetry is wanted, ascending; None: all.
     """
 
     run: Run
     log_interval: int = 10
+    start_s: float = 0.0
+    stop_s: float = math.inf
+    every_s: float = TELEMETRY_EVERY_S
+    gpus: tuple[int, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the window is all of the run."""
+        return self.start_s <= 0.0 and self.stop_s > self.run.end_s
+
+    @property
+    def end_s(self) -> float:
+        """Where the window ends, at the latest where the run does."""
+        return min(self.stop_s, self.run.end_s)
 
 
 class LogWriter(Protocol):
@@ -51,15 +77,50 @@ class Exporter(Protocol):
         """What is left when no event comes any more."""
 
 
+@runtime_checkable
+class SampledLog(Protocol):
+    """A LogWriter that wants telemetry too.
+
+    It comes in blocks of moments, ascending, each moment once; the size of the blocks says nothing.
+    A block holds all GPUs, whatever `Asked.gpus` says. Events and blocks take turns: events of a
+    stretch of the run, then the moments in it; who wants them merged by time keeps the one until
+    the other has passed it.
+
+    Attributes:
+        fields: Which columns it wants, by their names in `Telemetry.columns`.
+    """
+
+    fields: tuple[str, ...]
+
+    def sample(self, block: Telemetry) -> bytes:
+        """The bytes that a block of moments adds."""
+
+
+@runtime_checkable
+class SampledExporter(Protocol):
+    """An Exporter that wants telemetry too, as SampledLog."""
+
+    fields: tuple[str, ...]
+
+    def sample(self, block: Telemetry) -> Iterable[Chunk]:
+        """What a block of moments adds to which files."""
+
+
 class OneFile:
     """An exporter whose bytes all go into one file."""
 
     def __init__(self, name: str, writer: LogWriter) -> None:
         self._name, self._writer = name, writer
+        self.fields = writer.fields if isinstance(writer, SampledLog) else ()
 
     def accept(self, event: Event) -> Iterable[Chunk]:
         """What `event` adds to the file."""
         yield self._name, self._writer.accept(event)
+
+    def sample(self, block: Telemetry) -> Iterable[Chunk]:
+        """What a block of telemetry adds to the file; only asked of who wants fields."""
+        assert isinstance(self._writer, SampledLog)
+        yield self._name, self._writer.sample(block)
 
     def close(self) -> Iterable[Chunk]:
         """What is left."""
