@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ghosttrain.cli import export as command
-from ghosttrain.cli.export import PartFiles, export
 from ghosttrain.cli.main import COMMANDS, main
 from ghosttrain.core.errors import InputFileError, RequestError, SpecError, WorldError
+from ghosttrain.core.events import IncidentLabelled
+from ghosttrain.core.plan import plan
 from ghosttrain.core.run import Run
+from ghosttrain.exporters.driver import export
 from ghosttrain.exporters.formats import formats_of
+from ghosttrain.exporters.writing import Asked
 from tests.exporters.runs import END_S, a_run, small_spec
 from tests.terminal import ROOT, PtyRun, run_piped
 
@@ -31,23 +34,28 @@ class HandMadeRun:
     """A run whose events are written down."""
 
     spec = small_spec()
+    plan = plan(spec)
     end_s = END_S
+    seed = 7
+    timeline = None
 
     def __init__(self, *, fails_with=None):
         self._error = fails_with
 
     def events(self, start_s, stop_s, *, sample_every):
-        yield from a_run()[:-1]
-        if self._error:
+        yield from (e for e in a_run() if start_s <= e.time_s < stop_s)
+        if self._error and stop_s > END_S:
             raise self._error
-        yield a_run()[-1]
+
+    def labels(self):
+        return [e for e in a_run() if isinstance(e, IncidentLabelled)]
 
 
 SOME = "jsonl,labels,labels-parquet"
 
 
-def hand_made_run(*, fails_with: BaseException | None = None) -> Run:
-    return cast(Run, HandMadeRun(fails_with=fails_with))
+def asked(*, fails_with: BaseException | None = None) -> Asked:
+    return Asked(cast(Run, HandMadeRun(fails_with=fails_with)))
 
 
 def names_in(folder: Path) -> list[str]:
@@ -83,7 +91,7 @@ def test_unknown_formats(text, complaint):
 
 def test_all_files_appear_with_their_sizes(tmp_path):
     folder = tmp_path / "deep" / "out"
-    written = export(hand_made_run(), folder, formats_of(SOME))
+    written = export(asked(), folder, formats_of(SOME))
     assert names_in(folder) == ["events.jsonl", "labels.jsonl", "labels.parquet"]
     assert [(path.name, size) for path, size in written] == [
         (one.file, (folder / one.file).stat().st_size) for one in formats_of(SOME)
@@ -98,7 +106,7 @@ def test_all_files_appear_with_their_sizes(tmp_path):
 def test_files_of_the_same_name_are_replaced_and_others_are_left_alone(tmp_path):
     (tmp_path / "labels.jsonl").write_text("old")
     (tmp_path / "mine.txt").write_text("mine")
-    export(hand_made_run(), tmp_path, formats_of("labels"))
+    export(asked(), tmp_path, formats_of("labels"))
     assert (tmp_path / "labels.jsonl").read_bytes().startswith(b'{"kind":"run"')
     assert names_in(tmp_path) == ["labels.jsonl", "mine.txt"]
 
@@ -114,43 +122,34 @@ def test_files_of_the_same_name_are_replaced_and_others_are_left_alone(tmp_path)
 def test_what_ends_it_half_way_leaves_nothing_and_the_old_files(tmp_path, error, told):
     folder = tmp_path / "new" / "out"
     with pytest.raises(told):
-        export(hand_made_run(fails_with=error), folder, formats_of(SOME))
+        export(asked(fails_with=error), folder, formats_of(SOME))
     assert names_in(tmp_path) == [], "not even the folders made for it"
     (tmp_path / "labels.jsonl").write_text("old")
     with pytest.raises(told):
-        export(hand_made_run(fails_with=error), tmp_path, formats_of(SOME))
+        export(asked(fails_with=error), tmp_path, formats_of(SOME))
     assert names_in(tmp_path) == ["labels.jsonl"]
     assert (tmp_path / "labels.jsonl").read_text() == "old"
-
-
-def test_no_name_is_given_before_all_files_are_whole(tmp_path):
-    with PartFiles(tmp_path) as parts:
-        parts.add("a").write(b"1" * 10)
-        parts.add("b").write(b"2" * 20)
-        assert all(name.startswith(".") and name.endswith(".part") for name in names_in(tmp_path))
-        assert [size for _, size in parts.publish()] == [10, 20]
-    assert names_in(tmp_path) == ["a", "b"]
 
 
 def test_a_format_whose_package_is_missing_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "ghosttrain.exporters.label_table", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(RequestError, match=r"pip install 'ghosttrain\[parquet\]'"):
-        export(hand_made_run(), tmp_path / "out", formats_of("jsonl,labels-parquet"))
+        export(asked(), tmp_path / "out", formats_of("jsonl,labels-parquet"))
     assert names_in(tmp_path) == []
 
 
 def test_folders_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputFileError, match="file: is no folder"):
-        export(hand_made_run(), tmp_path / "file", formats_of("labels"))
+        export(asked(), tmp_path / "file", formats_of("labels"))
     with pytest.raises(InputFileError, match="cannot be made: Not a directory"):
-        export(hand_made_run(), tmp_path / "file" / "below", formats_of("labels"))
+        export(asked(), tmp_path / "file" / "below", formats_of("labels"))
     with pytest.raises(InputFileError, match="no such name"):
-        export(hand_made_run(), tmp_path / "a\0b", formats_of("labels"))
+        export(asked(), tmp_path / "a\0b", formats_of("labels"))
     (tmp_path / "labels.jsonl").mkdir()
     with pytest.raises(InputFileError, match=r"labels\.jsonl: is a folder"):
-        export(hand_made_run(), tmp_path, formats_of("jsonl,labels"))
+        export(asked(), tmp_path, formats_of("jsonl,labels"))
     assert names_in(tmp_path) == ["file", "labels.jsonl"]
 
 
@@ -160,19 +159,17 @@ def test_a_folder_that_is_not_ours(tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refuse)
-        with pytest.raises(InputFileError, match="Permission denied"):
-            export(hand_made_run(), tmp_path, formats_of("labels"))
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(InputFileError, match="Permission denied"):
-        export(hand_made_run(), tmp_path / "out", formats_of("labels"))
+    with pytest.raises(InputFileError, match="cannot be written: Permission denied"):
+        export(asked(), tmp_path, formats_of("labels"))
+    with pytest.raises(InputFileError, match="out: cannot be made: Permission denied"):
+        export(asked(), tmp_path / "out", formats_of("labels"))
 
 
 def test_a_folder_without_room_for_new_files(tmp_path):
     """/proc takes no files from anybody, root included."""
     with pytest.raises(InputFileError, match="/proc/self/out: cannot be made"):
-        export(hand_made_run(), Path("/proc/self/out"), formats_of("labels"))
+        export(asked(), Path("/proc/self/out"), formats_of("labels"))
 
 
 # From here on with real runs.

@@ -1,4 +1,4 @@
-"""Hand-made events of a small run."""
+"""Small runs: hand-made events, and real ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 from ghosttrain import catalog
 from ghosttrain.core.events import IncidentLabelled, RunFinished, RunStarted, Summary
 from ghosttrain.core.plan import plan
+from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import ParallelRequest, Recipe, RunSpec
+from ghosttrain.inputs.request import Request, resolve
 
 END_S = 10_000.0
 
@@ -24,6 +26,12 @@ def small_spec() -> RunSpec:
         Recipe(8192, 64, 1, 60, warmup_steps=12),
         ParallelRequest(sharding="fsdp"),
     )
+
+
+def real_run(*, steps: int = 400, faults: str = "none", gpus: int = 16, seed: int = 3) -> Run:
+    """A run of llama-3-8b as `ghosttrain export` has it."""
+    asked = {"cluster.gpus": gpus, "recipe.steps": steps, "faults": faults}
+    return simulate(resolve(Request("llama-3-8b", asked, start_unix_s=1767225600), seed), seed)
 
 
 def started(seed: int = 7) -> RunStarted:

@@ -21,12 +21,15 @@ from ghosttrain.exporters.label_table import LabelTableWriter
 from ghosttrain.exporters.labels import (
     COLUMNS,
     SCHEMA,
+    LabelCollector,
     LabelWriter,
     clean_spans,
+    collected,
     label_line,
     label_rows,
 )
-from tests.exporters.runs import END_S, a_run, finished, incident, started
+from ghosttrain.exporters.writing import Asked
+from tests.exporters.runs import END_S, a_run, finished, incident, real_run, started
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "labels.md").read_text(encoding="utf-8")
 
@@ -41,7 +44,7 @@ def test_the_run_comes_first_then_incidents_by_onset_then_clean_stretches():
     assert rows[0] == {
         "kind": "run", "run": 7, "simulated": True, "schema": SCHEMA, "seed": 7,
         "model": "Llama-3-8B", "gpus": 16, "nodes": 2, "start": "2026-01-01T00:00:00Z",
-        "end_s": END_S,
+        "start_s": 0.0, "end_s": END_S,
     }  # fmt: skip
     assert [row["id"] for row in rows[1:4]] == [1, 2, 3]
     assert rows[1] == {
@@ -61,6 +64,40 @@ def test_rows_hold_the_columns_there_are_and_every_field_of_the_event():
     told = {f.name for f in fields(IncidentLabelled)} - {"time_s"}
     renamed = {"incident": "id", "kind": "class"}
     assert {renamed.get(name, name) for name in told} == {*rows[1]} - {"kind", "run"}
+
+
+@pytest.mark.parametrize(
+    ("window", "incidents", "clean"),
+    [
+        ((0.0, math.inf), [1, 2, 3], [(0.0, 500.0), (2000.0, 9000.0)]),
+        ((0.0, 500.0), [], [(0.0, 500.0)]),
+        ((100.0, 500.1), [1], [(100.0, 500.0)]),
+        ((1200.0, 3000.0), [1], [(2000.0, 3000.0)]),
+        ((2000.1, 3000.0), [], [(2000.1, 3000.0)]),
+        ((8000.0, 9500.0), [3], [(8000.0, 9000.0)]),
+        ((9500.0, math.inf), [3], []),
+    ],
+)
+def test_labels_of_a_window_are_those_that_overlap_it(window, incidents, clean):
+    collector = LabelCollector(*window)
+    for event in a_run():
+        collector.accept(event)
+    run, *rows = collector.rows()
+    assert (run["start_s"], run["end_s"]) == (window[0], min(window[1], END_S))
+    assert [row["id"] for row in rows if row["kind"] == "incident"] == incidents
+    found = [(row["start_s"], row["end_s"]) for row in rows if row["kind"] == "clean"]
+    assert found == clean
+    whole = [row for row in label_rows(a_run()) if row["kind"] == "incident"]
+    assert [row for row in rows if row["kind"] == "incident"] == [
+        row for row in whole if row["id"] in incidents
+    ], "their times are the true ones"
+
+
+def test_the_labels_a_run_gives_are_those_of_its_events():
+    run = real_run(faults="gpu-off-bus@8min:9,ecc-sbe-storm@5min")
+    rows = list(collected(Asked(run)).rows())
+    assert rows == list(label_rows(run.events(0.0, math.inf)))
+    assert sum(row["kind"] == "incident" for row in rows) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`ghosttrain export`: a whole run as files, as fast as possible."""
+"""`ghosttrain export`: a run, or a window of it, as files, as fast as possible."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from ghosttrain.cli.common import add_spec_arguments, count, request_from_args, 
 TYPE_CHECKING = False  # typing itself costs 4 ms
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import BinaryIO
 
-    from ghosttrain.core.events import Event
-    from ghosttrain.core.run import Run
-    from ghosttrain.exporters.formats import Format
-    from ghosttrain.exporters.writing import Chunk
+    from ghosttrain.exporters.driver import Progress
 
 
 DEFAULT_FORMATS = "jsonl,labels"
 _PROGRESS_EVERY_S = 0.1
-_BUFFER_BYTES = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +43,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=count,
         default=10,
-        help="steps between two samples of the GPUs (default: 10)",
+        help="steps between two lines of a log, or two samples of the GPUs in it (default: 10)",
+    )
+    group.add_argument(
+        "--from",
+        metavar="TIME",
+        dest="start_at",
+        help="first moment: run time as in 2h10min, step=200 (its end), or a date (default: 0)",
+    )
+    group.add_argument(
+        "--to-time", metavar="TIME", help="moment after the last (default: the end of the run)"
+    )
+    group.add_argument(
+        "--every",
+        metavar="DURATION",
+        help="run time between two moments of telemetry (default: 30s, as dcgm-exporter)",
+    )
+    group.add_argument(
+        "--select-gpus",
+        metavar="RANKS",
+        help="whose telemetry: ranks as in 0-63,128, or node=3 (default: all)",
     )
 
 
@@ -58,15 +71,41 @@ def execute(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ghosttrain.cli.run import again
+    from ghosttrain.core.errors import WorldError
     from ghosttrain.core.run import simulate
+    from ghosttrain.exporters.asking import asked_of
+    from ghosttrain.exporters.driver import export
     from ghosttrain.exporters.formats import formats_of
+    from ghosttrain.exporters.workspace import BusyError
     from ghosttrain.inputs.request import resolve
     from ghosttrain.views.show.terminal import Terminal, write_all
 
-    formats = formats_of(args.format)
+    formats, folder = formats_of(args.format), Path(args.to)
     settle(args, watched=False)
     run = simulate(resolve(request_from_args(args), args.seed), args.seed)
-    written = export(run, Path(args.to), formats, sample_every=args.log_interval)
+    asked = asked_of(
+        run,
+        log_interval=args.log_interval,
+        start=args.start_at,
+        stop=args.to_time,
+        every=args.every,
+        gpus=args.select_gpus,
+    )
+    line = ProgressLine()
+    try:
+        written = export(asked, folder, formats, tell=line.tell)
+    except BusyError:
+        raise
+    except WorldError as error:
+        raise WorldError(f"{error}{kept_words(folder, again(args, 'export'))}") from None
+    except KeyboardInterrupt as interrupted:
+        line.clear()
+        if kept := kept_words(folder, again(args, "export")):
+            say(f"ghosttrain: interrupted{kept}\n")
+            interrupted.told = True  # type: ignore[attr-defined]
+        raise
+    finally:
+        line.clear()
     terminal = Terminal.of(1)
     told = [f"written: {path} ({size:,} bytes)" for path, size in written]
     told.append(f"Again: {again(args, 'export')}")
@@ -74,158 +113,69 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def export(
-    run: Run, folder: Path, formats: Sequence[Format], *, sample_every: int = 10
-) -> list[tuple[Path, int]]:
-    """Write the files of each format into `folder`: all of them whole, or none.
+def kept_words(folder: Path, command: str) -> str:
+    """What an export that has ended half way can go on with; nothing if it left nothing."""
+    from ghosttrain.exporters.savepoint import Savepoint
+    from ghosttrain.exporters.workspace import HIDDEN
 
-    Returns:
-        The files and their sizes, bytes.
-
-    Raises:
-        InputFileError: If there can be no such files.
-        RequestError: If a format needs a package that is not installed.
-        WorldError: If they cannot be written completely.
-    """
-    from ghosttrain.core.errors import WorldError
-    from ghosttrain.exporters.writing import Asked
-
-    asked = Asked(run, log_interval=sample_every)
-    with PartFiles(folder) as parts:
-        for one in formats:
-            if one.file:
-                parts.add(one.file)
-        exporters = [one.exporter(asked) for one in formats]
-        try:
-            events = run.events(0.0, float("inf"), sample_every=sample_every)
-            for event in told_on_stderr(events, run.end_s):
-                for exporter in exporters:
-                    parts.append(exporter.accept(event))
-            for exporter in exporters:
-                parts.append(exporter.close())
-            return parts.publish()
-        except OSError as error:
-            raise WorldError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    saved = Savepoint.read(folder / HIDDEN / "state")
+    if saved is None:
+        return ""
+    size = size_words(sum(saved.lengths.values()))
+    return f"; {size} are kept in {folder / HIDDEN}.\nGoes on with: {command}"
 
 
-class PartFiles:
-    """Files that get their names when all of them are whole, and vanish if that is not to be.
+class ProgressLine:
+    """One line on the terminal of stderr that tells how far the export is, and goes."""
 
-    Until then they stand beside where they will be, named .NAME.PID.part. Only the last moment,
-    in which one name is given after the other, can leave some new and some old files.
-    """
+    def __init__(self) -> None:
+        from ghosttrain.views.show.terminal import Terminal
 
-    def __init__(self, folder: Path) -> None:
-        from ghosttrain.core.errors import InputFileError
+        self._terminal = Terminal.of(2)
+        self._told_wall_s = time.monotonic()
+        self._is_shown = False
 
-        self._folder = folder
-        self._files: list[tuple[Path, Path, BinaryIO]] = []
-        self._made: list[Path] = []
-        self._open: dict[str, BinaryIO] = {}
-        try:
-            missing = [p for p in (folder, *folder.parents) if not p.exists()]
-            for path in reversed(missing):
-                path.mkdir(exist_ok=True)
-                self._made.append(path)
-            is_folder = folder.is_dir()
-        except OSError as error:
-            self._discard()
-            raise InputFileError(f"{folder}: cannot be made: {error.strerror}") from None
-        except ValueError:  # a NUL in the name
-            raise InputFileError(f"{str(folder)!r}: cannot be made: no such name") from None
-        if not is_folder:
-            raise InputFileError(f"{folder}: is no folder: give --to one, or a new name")
+    def tell(self, progress: Progress) -> None:
+        """Show how far it is, if it is time."""
+        now = time.monotonic()
+        if self._terminal.moves and now - self._told_wall_s >= _PROGRESS_EVERY_S:
+            self._told_wall_s, self._is_shown = now, True
+            text = progress_words(progress)[: self._terminal.size()[0] - 1]
+            say("\r\x1b[K", self._terminal.encode(text))
 
-    def __enter__(self) -> PartFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._discard()
-
-    def add(self, name: str) -> BinaryIO:
-        """A new file that will be called `name`, open for writing.
-
-        Raises:
-            InputFileError: If there can be none.
-        """
-        from ghosttrain.core.errors import InputFileError
-
-        path = self._folder / name
-        part = self._folder / f".{name}.{os.getpid()}.part"
-        if path.is_dir():
-            raise InputFileError(f"{path}: is a folder")
-        try:
-            file = part.open("wb", buffering=_BUFFER_BYTES)
-        except OSError as error:
-            raise InputFileError(f"{path}: cannot be written: {error.strerror}") from None
-        self._files.append((path, part, file))
-        self._open[name] = file
-        return file
-
-    def append(self, chunks: Iterable[Chunk]) -> None:
-        """Write bytes to the ends of files that have been added."""
-        for name, data in chunks:
-            self._open[name].write(data)
-
-    def publish(self) -> list[tuple[Path, int]]:
-        """Bring all to the disk and give them their names; returns those and the sizes."""
-        written = []
-        for path, _, file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-            written.append((path, file.tell()))
-            file.close()
-        while self._files:
-            path, part, _ = self._files[0]
-            part.replace(path)
-            self._files.pop(0)
-        self._made.clear()
-        if hasattr(os, "O_DIRECTORY"):  # the names themselves, where folders can be opened
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        return written
-
-    def _discard(self) -> None:
-        """Remove what has not got its name, and the folders made for it."""
-        for _, part, file in self._files:
-            with suppress(OSError):  # what is buffered does not fit either
-                file.close()
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        self._files.clear()
-        for path in reversed(self._made):
-            with suppress(OSError):
-                path.rmdir()
-        self._made.clear()
-
-
-def told_on_stderr(events: Iterable[Event], end_s: float) -> Iterable[Event]:
-    """The events; a watcher of stderr is told how far they are, in one line that goes."""
-    from ghosttrain.views.show.terminal import Terminal
-
-    if not Terminal.of(2).moves:
-        yield from events
-        return
-    last = time.monotonic()
-    is_told = False
-    try:
-        for event in events:
-            yield event
-            now = time.monotonic()
-            if now - last >= _PROGRESS_EVERY_S:
-                last, is_told = now, True
-                done = event.time_s / end_s if end_s > 0 else 1.0
-                say(f"\r\x1b[Kexporting {done:4.0%} of {end_s / 3600:,.1f} h of run time")
-    finally:
-        if is_told:
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._is_shown:
+            self._is_shown = False
             say("\r\x1b[K")
 
 
-def say(text: str) -> None:
+def progress_words(progress: Progress) -> str:
+    """How far, how much, how fast, how long yet."""
+    hours = (progress.end_s - progress.start_s) / 3600
+    words = [
+        f"exporting {progress.done_frac:4.0%} of {hours:,.1f} h of run time",
+        size_words(progress.written_bytes),
+    ]
+    if progress.wall_s > 0:
+        words.append(f"{size_words(progress.grown_bytes / progress.wall_s)}/s")
+    if progress.left_wall_s < float("inf"):
+        minutes, seconds = divmod(round(progress.left_wall_s), 60)
+        words.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+    return " · ".join(words)
+
+
+def size_words(size_bytes: float) -> str:
+    """A size with its unit, three figures or so."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:,.2f} TB"
+
+
+def say(text: str, more: bytes = b"") -> None:
     """Write to stderr, if anybody listens there."""
     with suppress(OSError):
         sys.stderr.flush()
-        os.write(2, text.encode())
+        os.write(2, text.encode("utf-8", "replace") + more)

@@ -52,17 +52,35 @@ _FLEET = (
 
 
 class JsonlWriter:
-    """Turns the events of one run after the other into lines of JSON."""
+    """Turns the events of one run after the other into lines of JSON.
 
-    def __init__(self) -> None:
+    Args:
+        started: The run, where its events may begin in the middle of it: the first row is of it
+            then too, with the time at which the run began.
+    """
+
+    def __init__(self, started: RunStarted | None = None) -> None:
         self._plan: Plan | None = None
         self._signals: SignalSource | None = None
+        self._started = started
+
+    def __getstate__(self) -> tuple[RunStarted | None, Plan | None]:
+        """What it is made of; the source of signals has caches that cannot be saved."""
+        return self._started, self._plan
+
+    def __setstate__(self, state: tuple[RunStarted | None, Plan | None]) -> None:
+        """Be as saved."""
+        self._started, self._plan = state
+        self._signals = None if self._plan is None else SignalSource(self._plan)
 
     def accept(self, event: Event) -> bytes:
         """The lines of one event, complete with their newlines."""
+        started, self._started = self._started, None
         if isinstance(event, RunStarted):
             self._plan, self._signals = event.plan, SignalSource(event.plan)
             return _line(run_row(event))
+        if started is not None:
+            return self.accept(started) + self.accept(event)
         if isinstance(event, StepsCompleted):
             return self._steps(event).encode()
         if isinstance(event, FleetSampled):
@@ -141,9 +159,9 @@ class JsonlWriter:
         )
 
 
-def jsonl_log(_asked: Asked) -> JsonlWriter:
+def jsonl_log(asked: Asked) -> JsonlWriter:
     """What makes the log."""
-    return JsonlWriter()
+    return JsonlWriter(RunStarted(0.0, asked.run.seed, asked.run.plan))
 
 
 def _signs(signs: tuple[tuple[str, int, int], ...]) -> str:

@@ -9,8 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ghosttrain.core.events import Event
-from ghosttrain.exporters.labels import COLUMNS, SCHEMA, LabelCollector
+from ghosttrain.exporters.labels import (
+    COLUMNS,
+    SCHEMA,
+    LabelCollector,
+    LabelWriter,
+    collected,
+)
 from ghosttrain.exporters.writing import Asked
 from ghosttrain.inputs.spec_file import write_spec_file
 
@@ -24,33 +29,28 @@ _TYPES = {
 }
 
 
-class LabelTableWriter:
+class LabelTableWriter(LabelWriter):
     """Makes the labels of a run as a Parquet file, when the run is over.
 
     Args:
         spec: A spec file that asks for the run, as text; goes into the metadata.
+        collector: As in LabelWriter.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, collector: LabelCollector | None = None) -> None:
+        super().__init__(collector)
         self._spec = spec
-        self._collector = LabelCollector()
-
-    def accept(self, event: Event) -> bytes:
-        """Nothing yet: the next event is kept."""
-        self._collector.accept(event)
-        return b""
 
     def close(self) -> bytes:
         """The file."""
         file = io.BytesIO()
-        table = label_table(self._collector.rows(), self._spec)
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(label_table(self.rows(), self._spec), file, compression="zstd")
         return file.getvalue()
 
 
 def label_table_file(asked: Asked) -> LabelTableWriter:
     """What makes the labels' table."""
-    return LabelTableWriter(write_spec_file(asked.run.spec))
+    return LabelTableWriter(write_spec_file(asked.run.spec), collected(asked))
 
 
 def label_table(rows: Iterable[Mapping[str, Any]], spec: str) -> pa.Table:

@@ -3,6 +3,9 @@
 A run's labels are rows of three kinds: `run` first, then `incident` (one a fault, the harmless
 lookalikes included), then `clean`: the stretches in which nothing was wrong. They are known only
 when the run is over, and few: some hundreds, whatever the length of the run.
+
+Of a window of a run the rows are those that overlap it: an incident with its true times, which may
+lie outside, a clean stretch cut to the window.
 """
 
 from __future__ import annotations
@@ -65,19 +68,24 @@ COLUMNS = (
     Column("steps_lost", _INCIDENT, "integer", "Steps that were done again."),
     Column("lost_s", _INCIDENT, "number", "Time lost to it."),
     Column("benign", _INCIDENT, "flag", "Whether nothing need be done: a lookalike."),
-    Column("start_s", _CLEAN, "number", "First moment of a stretch without incident."),
-    Column("end_s", ("run", "clean"), "number", "End of the run, or of the stretch."),
+    Column("start_s", ("run", "clean"), "number", "Start of what is covered, or of the stretch."),
+    Column("end_s", ("run", "clean"), "number", "Its end: the run's, the window's, the stretch's."),
 )
 _RENAMED = {"incident": "id", "kind": "class"}  # fields of the event that rows name otherwise
 
 
 class LabelCollector:
-    """Keeps what the labels of one run need."""
+    """Keeps what the labels of one run need.
 
-    def __init__(self) -> None:
+    Args:
+        start_s, stop_s: The window that they are wanted of.
+    """
+
+    def __init__(self, start_s: float = 0.0, stop_s: float = math.inf) -> None:
+        self._start_s, self._stop_s = start_s, stop_s
         self._started: RunStarted | None = None
         self._incidents: list[IncidentLabelled] = []
-        self._end_s: float | None = None
+        self.end_s: float | None = None  # of the run
 
     def accept(self, event: Event) -> None:
         """Take the next event."""
@@ -87,18 +95,26 @@ class LabelCollector:
         elif isinstance(event, IncidentLabelled):
             self._incidents.append(event)
         elif isinstance(event, RunFinished):
-            self._end_s = event.time_s
+            self.end_s = event.time_s
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The labels of the run, which must be over."""
         assert self._started is not None, "a run's events begin with RunStarted"
-        assert self._end_s is not None, "a run's events end with RunFinished"
-        run = self._started.seed
-        yield _run_row(self._started, self._end_s)
-        for event in sorted(self._incidents, key=lambda e: (e.onset_s, e.incident)):
+        assert self.end_s is not None, "a run's events end with RunFinished"
+        run, from_s, to_s = self._started.seed, self._start_s, min(self.end_s, self._stop_s)
+        yield _run_row(self._started, from_s, to_s)
+        open_then = [e for e in self._incidents if self._overlaps(e)]
+        for event in sorted(open_then, key=lambda e: (e.onset_s, e.incident)):
             yield _incident_row(event, run)
-        for start_s, end_s in clean_spans(self._incidents, self._end_s):
-            yield {"kind": "clean", "run": run, "start_s": start_s, "end_s": end_s}
+        for start_s, end_s in clean_spans(open_then, to_s):
+            if end_s > from_s:
+                first_s = max(start_s, from_s)
+                yield {"kind": "clean", "run": run, "start_s": first_s, "end_s": end_s}
+
+    def _overlaps(self, event: IncidentLabelled) -> bool:
+        """Whether the incident was open at some moment of the window."""
+        is_over = event.cleared_s is not None and event.cleared_s < self._start_s
+        return event.onset_s < self._stop_s and not is_over
 
 
 def label_rows(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
@@ -107,6 +123,17 @@ def label_rows(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
     for event in events:
         collector.accept(event)
     yield from collector.rows()
+
+
+def collected(asked: Asked) -> LabelCollector:
+    """A collector with all that the labels of a window need."""
+    run = asked.run
+    collector = LabelCollector(asked.start_s, asked.stop_s)
+    collector.accept(RunStarted(0.0, run.seed, run.plan))
+    for event in run.labels():
+        collector.accept(event)
+    collector.end_s = run.end_s
+    return collector
 
 
 def clean_spans(
@@ -127,7 +154,7 @@ def clean_spans(
         yield clean_from, end_s
 
 
-def _run_row(event: RunStarted, end_s: float) -> dict[str, Any]:
+def _run_row(event: RunStarted, start_s: float, end_s: float) -> dict[str, Any]:
     spec = event.plan.spec
     start = datetime.fromtimestamp(spec.start_unix_s, UTC)
     return {
@@ -140,6 +167,7 @@ def _run_row(event: RunStarted, end_s: float) -> dict[str, Any]:
         "gpus": spec.cluster.gpus,
         "nodes": spec.cluster.nodes,
         "start": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "start_s": start_s,
         "end_s": end_s,
     }
 
@@ -153,24 +181,34 @@ def _incident_row(event: IncidentLabelled, run: int) -> dict[str, Any]:
 
 
 class LabelWriter:
-    """Makes the labels of a run as JSON, one row a line, when the run is over."""
+    """Makes the labels of a run as JSON, one row a line, when the run is over.
 
-    def __init__(self) -> None:
-        self._collector = LabelCollector()
+    Args:
+        collector: What is known already; without it the events have to tell.
+    """
+
+    def __init__(self, collector: LabelCollector | None = None) -> None:
+        self._collector = collector or LabelCollector()
+        self._is_told = collector is not None
 
     def accept(self, event: Event) -> bytes:
         """Nothing yet: the next event is kept."""
-        self._collector.accept(event)
+        if not self._is_told:
+            self._collector.accept(event)
         return b""
 
     def close(self) -> bytes:
         """The rows."""
-        return b"".join(label_line(row) for row in self._collector.rows())
+        return b"".join(label_line(row) for row in self.rows())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows as records."""
+        return self._collector.rows()
 
 
-def label_file(_asked: Asked) -> LabelWriter:
+def label_file(asked: Asked) -> LabelWriter:
     """What makes the labels' JSON."""
-    return LabelWriter()
+    return LabelWriter(collected(asked))
 
 
 def label_line(row: dict[str, Any]) -> bytes:
