@@ -43,6 +43,9 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("core.messages",),
     ("core.steps",),
     ("core.fleet",),
+    ("core.counters",),
+    ("core.telemetry",),
+    ("core.job",),
     ("core.run",),
     ("core",),  # core/__init__.py itself: a front for the modules above, for those below
     ("catalog",),

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from ghosttrain.catalog import rows
 from ghosttrain.catalog.clusters import ClusterPreset, build_cluster, default_fabric
+from ghosttrain.catalog.metrics import Metric, MetricList, metrics
 from ghosttrain.catalog.names import find_key, fold
 from ghosttrain.core.errors import SpecError, UnknownNameError
 from ghosttrain.core.spec import (
@@ -33,6 +34,8 @@ __all__ = [
     "ClusterPreset",
     "Interruptions",
     "Kind",
+    "Metric",
+    "MetricList",
     "Selection",
     "cluster",
     "cluster_preset",
@@ -42,6 +45,7 @@ __all__ = [
     "fault_kind",
     "gpu",
     "key",
+    "metrics",
     "model",
     "models",
     "named_cluster",

@@ -69,6 +69,8 @@ _TRAIT_FIELDS = 4
 # A reading of power catches a phase of the step, and all GPUs go through the phases together:
 # readings of two GPUs correlate by 0.7 to 0.95 in published telemetry (0.016^2 to 0.018^2 here).
 _COMMON_POWER_SD, _OWN_POWER_SD = 0.016, 0.008  # of TDP
+_DRIFT = 0.008  # of the dynamic power: standard deviation of a GPU's slow drift
+_CEILING = 1.03  # of TDP: what a reading catches above the limit before the clock is lowered
 _REACH_WORDS = 1000  # words drawn in the time it takes to move a stream to another place
 _NOISY = 3  # metrics with noise of their own: power, utilisation, temperature
 
@@ -118,9 +120,9 @@ class FleetSource:
         """
         ordinals = span.ordinal + numbers
         step_time_s = factors * self.plan.step_time.total_s
-        samples = self._empty(span.step + numbers + 1, end_s, step_time_s, self._condition(span))
+        samples = self._empty(span.step + numbers + 1, end_s, step_time_s, self.condition(span))
         heat = self._heat(end_s)
-        common = self._common_inlet(end_s)
+        common = self.common_inlet_c(end_s)
         # A longer step is longer by waiting: the work in it is the same.
         pace = waiting_level(factors).astype(np.float32)
         swing = self._swing(ordinals)
@@ -135,33 +137,33 @@ class FleetSource:
             self._work_apart(samples, effect, span, factors)
         return samples
 
-    def outside_steps(self, span: Span, time_s: float) -> FleetSamples:
-        """One sample at a moment of a span that is no training span."""
-        at = np.array([time_s])
-        condition = self._condition(span)
+    def outside_steps(self, span: Span, at_s: F64) -> FleetSamples:
+        """Samples at ascending moments of a span that is no training span, shape (K,)."""
+        condition = self.condition(span)
         # A step that a fault cuts short is one all the same.
-        step_time_s = np.array([span.step_time_s])
-        samples = self._empty(np.array([span.step]), at, step_time_s, condition)
+        step_time_s = np.full(len(at_s), span.step_time_s)
+        samples = self._empty(np.full(len(at_s), span.step), at_s, step_time_s, condition)
         doing = condition.phase
         level, (util, held) = PHASE_LEVELS[doing], _PHASES[doing]
         gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
-        z = normal_table().take(self._idle_noise.lanes(int(time_s) * self._words, self._words))
+        lanes = _lanes_at(self._idle_noise, at_s.astype(np.int64), self._words)
+        z = normal_table().take(lanes.reshape(len(at_s), self._words, 4)[:, : self.gpus])
         base = gpu.loaded_idle_w if level >= 0 else gpu.idle_w
-        samples.power_w[0] = base + max(level, 0.0) * traits.dynamic_w + 1.5 * z[: self.gpus, 0]
+        samples.power_w[:] = base + max(level, 0.0) * traits.dynamic_w + 1.5 * z[..., 0]
         np.maximum(samples.power_w, 0.8 * gpu.idle_w, out=samples.power_w)
         wander = 1.5 if 0 < util < 100 else 0.0
-        samples.util_pct[0] = np.clip(util + wander * z[: self.gpus, 1], 0, 100)
-        self._memory(samples.memory_gib[0], traits, held)
-        heat = self._heat(at)
-        inlet = float(self._common_inlet(at)[0])
-        warm = gpu.loaded_idle_w + float(heat[0]) * traits.dynamic_w
-        samples.temp_c[0] = inlet + traits.inlet_c + traits.ohm_c_per_w * warm
-        samples.temp_c[0] += 0.3 * z[: self.gpus, 2]
-        for effect in self._recent_effects(at):
+        np.clip(util + wander * z[..., 1], 0, 100, out=samples.util_pct)
+        self._memory(samples.memory_gib, traits, held)
+        heat = self._heat(at_s)
+        inlet = self.common_inlet_c(at_s).astype(np.float32)[:, None]
+        warm = gpu.loaded_idle_w + heat.astype(np.float32)[:, None] * traits.dynamic_w
+        samples.temp_c[:] = inlet + traits.inlet_c + traits.ohm_c_per_w * warm
+        samples.temp_c[:] += 0.3 * z[..., 2]
+        for effect in self._recent_effects(at_s):
             self._heat_apart(samples, effect, span.attempt, heat)
         return self._without_lost(samples, span)
 
-    def _doing(self, span: Span) -> Phase:
+    def doing(self, span: Span) -> Phase:
         """What the GPUs do: hung before training or beside it, what they did when it struck."""
         if span.phase is not Phase.HANG:
             return span.phase
@@ -171,7 +173,7 @@ class FleetSource:
     def inlet_c(self, node: int, time_s: float, ordinal: int, attempt: int) -> tuple[float, float]:
         """Inlet temperature of a node and what it would be without a warm spell."""
         first = node * self._per_node
-        common = self._common_inlet(np.array([time_s]))[0]
+        common = self.common_inlet_c(np.array([time_s]))[0]
         usual = float(common + self.traits(attempt).inlet_c[first])
         event = self._warmth(np.array([ordinal]))
         extra = event[0, node] if event is not None else 0.0
@@ -199,14 +201,50 @@ class FleetSource:
         seen = spans[:-1] if spans[-2].steps else spans[:-2]
         held: dict[int, float] = {}  # by attempt, as a share of what training holds
         for span in seen:
-            share = _PHASES[self._doing(span)][1]
+            share = _PHASES[self.doing(span)][1]
             held[span.attempt] = max(share, held.get(span.attempt, 0.0))
         full = {attempt: self.traits(attempt).memory_gib.max() for attempt in held}
         return max(float(context + held[a] * (full[a] - context)) for a in held)
 
+    @property
+    def ceiling_w(self) -> float:
+        """The most a reading of power shows while training."""
+        return _CEILING * self.plan.spec.gpu.tdp_w
+
+    def base_w(self, span: Span) -> float:
+        """Power of a GPU over a span without its dynamic part."""
+        gpu = self.plan.spec.gpu
+        return gpu.loaded_idle_w if PHASE_LEVELS[self.doing(span)] >= 0 else gpu.idle_w
+
+    def power_sd_w(self, dynamic_w: F64) -> F64:
+        """Standard deviation of readings of power while training, by the dynamic power."""
+        tdp_w = self.plan.spec.gpu.tdp_w
+        return np.sqrt(
+            (_COMMON_POWER_SD * tdp_w) ** 2
+            + (_OWN_POWER_SD * tdp_w) ** 2
+            + (_DRIFT * dynamic_w) ** 2
+        )
+
+    def dynamic_w(self, attempt: int, first: int, gpus: int) -> F64:
+        """`Traits.dynamic_w` of some GPUs, without drawing those of all, shape (gpus,)."""
+        per_node = self._per_node
+        physical = physical_nodes(self.timeline, self.plan.spec.cluster.nodes, attempt)
+        low, high = first // per_node, (first + gpus - 1) // per_node + 1
+        z = np.concatenate([self._gpu_traits(node) for node in physical[low:high].tolist()])
+        start = first - low * per_node
+        return self._dynamic_w(z[start : start + gpus, 0]).astype(np.float32).astype(np.float64)
+
+    def _gpu_traits(self, physical: int) -> F64:
+        """Draws of the GPUs of a physical node, shape (GPUs to a node, fields)."""
+        words = _TRAIT_FIELDS * self._per_node
+        return self._traits.normal(words * physical, words).reshape(-1, _TRAIT_FIELDS)
+
+    def _dynamic_w(self, z: F64) -> F64:
+        return (self.training_w - self.plan.spec.gpu.loaded_idle_w) * (1 + 0.02 * z)
+
     def mean_power_w(self, span: Span) -> float:
         """Mean power of a GPU over a span."""
-        gpu, doing = self.plan.spec.gpu, self._doing(span)
+        gpu, doing = self.plan.spec.gpu, self.doing(span)
         if doing is not Phase.TRAINING:
             return phase_power_w(gpu, self.training_w, doing)
         dynamic = self.training_w - gpu.loaded_idle_w
@@ -214,14 +252,15 @@ class FleetSource:
 
     def _level(self, span: Span) -> float:
         """Power of most GPUs in a span, between loaded idle (0) and undisturbed training (1)."""
-        doing = self._doing(span)
+        doing = self.doing(span)
         level = max(0.0, PHASE_LEVELS[doing])
         return level * float(waiting_level(span.slow)) if doing is Phase.TRAINING else level
 
-    def _condition(self, span: Span) -> Condition:
+    def condition(self, span: Span) -> Condition:
+        """What the GPUs are under in a span."""
         timeline = self.timeline
         effects, signs = timeline.effects_of(span), timeline.signs_of(span)
-        return Condition(self._doing(span), span.start_s, effects, signs)
+        return Condition(self.doing(span), span.start_s, effects, signs)
 
     def _empty(
         self, step: I64, time_s: F64, step_time_s: F64, condition: Condition
@@ -257,6 +296,10 @@ class FleetSource:
         elif effect.effect == "power-cap":
             cap = np.float32((1 - effect.stretch_level(span.start_s)) * gpu.tdp_w)
             np.minimum(samples.power_w[:, at], cap, out=samples.power_w[:, at])
+
+    def apart_level(self, effect: ActiveEffect, span: Span) -> F64:
+        """Mean dynamic power of the GPUs an effect sets apart in a training span."""
+        return self._apart_level(effect, span, span.slow)
 
     def _apart_level(self, effect: ActiveEffect, span: Span, factor: F64 | float) -> F64:
         """Dynamic power of the GPUs an effect sets apart, in steps `factor` times as long."""
@@ -316,7 +359,7 @@ class FleetSource:
         power += swing[part, None]
         power += mean
         power += np.float32(gpu.loaded_idle_w)
-        np.minimum(power, np.float32(1.03 * gpu.tdp_w), out=power)
+        np.minimum(power, np.float32(self.ceiling_w), out=power)
         np.multiply(z[:, 1], np.float32(0.8), out=samples.util_pct[part])
         samples.util_pct[part] += traits.util_pct
         np.clip(samples.util_pct[part], 0, 100, out=samples.util_pct[part])
@@ -358,7 +401,7 @@ class FleetSource:
         words = -(-self.gpus // 16) * 4
         lanes = self._drift.lanes(first * words, count * words).reshape(count, 4 * words)
         drift = normal_table().take(lanes[:, : self.gpus], mode="clip")
-        drift *= np.float32(0.008)
+        drift *= np.float32(_DRIFT)
         return drift
 
     def _draw_traits(self, attempt: int) -> Traits:
@@ -380,7 +423,7 @@ class FleetSource:
         memory = np.array([stage.used_gib for stage in self.plan.stage_memory])
         ranks_per_stage = max(1, gpus // len(memory))
         stage = np.minimum(np.arange(gpus) // ranks_per_stage, len(memory) - 1)
-        dynamic = (self.training_w - spec.gpu.loaded_idle_w) * (1 + 0.02 * z[:, 0])
+        dynamic = self._dynamic_w(z[:, 0])
         held = memory[stage] + 0.08 * np.abs(z[:, 2])
         usable = spec.gpu.memory_gib - 0.3
         return Traits(
@@ -410,6 +453,10 @@ class FleetSource:
     def _launch_ordinal(self, span: Span) -> int:
         return min(s.ordinal for s in self.timeline.spans if s.attempt == span.attempt)
 
+    def lost(self, span: Span) -> tuple[int, ...]:
+        """GPUs that do not answer during `span`."""
+        return lost_gpus(self.timeline, span)
+
     def _near(self, time_s: F64) -> tuple[Span, ...]:
         """Spans of the ten minutes before the first moment, and up to the last."""
         first = self.timeline.index_at(float(time_s[0]) - MEMORY_OF_HEAT_S)
@@ -436,9 +483,9 @@ class FleetSource:
         )
         if effect is None or not is_apart:
             return self._level(span)
-        return float(self._apart_level(effect, span, span.slow))
+        return float(self.apart_level(effect, span))
 
-    def _common_inlet(self, time_s: F64) -> F64:
+    def common_inlet_c(self, time_s: F64) -> F64:
         """Inlet temperature common to all nodes: warmest in the afternoon."""
         spec = self.plan.spec
         hour = (time_s + spec.start_unix_s) / DAY_S
@@ -471,11 +518,15 @@ class FleetSource:
 
 
 def _lanes_at(stream: Stream, ordinals: I64, words: int) -> U16:
-    """Lanes of the `words` words of each of some ascending ordinals, shape (K, 4 words)."""
+    """Lanes of the `words` words of each of some ascending ordinals, shape (K, 4 words).
+
+    An ordinal may come more than once: several moments of one step, or of one second.
+    """
     first, count = int(ordinals[0]), len(ordinals)
     reach = int(ordinals[-1]) - first + 1
     if reach * words > _REACH_WORDS * count:
         return np.stack([stream.lanes(e * words, words).ravel() for e in ordinals.tolist()])
     # Drawing what lies between costs less than moving the stream.
     lanes = stream.lanes(first * words, reach * words).reshape(reach, 4 * words)
-    return lanes if reach == count else lanes[ordinals - first]
+    is_whole = reach == count and (count < 3 or bool((np.diff(ordinals) == 1).all()))
+    return lanes if is_whole else lanes[ordinals - first]

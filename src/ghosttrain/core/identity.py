@@ -39,6 +39,20 @@ def pci_bus_id(gpu: Gpu, local: int) -> str:
     return f"{domain:04x}:{buses[slot]:02x}:00"
 
 
+def dcgm_pci_bus_id(gpu: Gpu, local: int) -> str:
+    """The same as NVML spells it, with a domain of 8 digits and in capitals: 00000000:1B:00.0."""
+    domain, bus, slot = pci_bus_id(gpu, local).split(":")
+    return f"{domain:0>8}:{bus}:{slot}.0".upper()
+
+
+def gpu_uuid(cluster: Cluster, node: int, local: int) -> str:
+    """UUID of GPU `local` of physical node `node`, as NVML prints it: GPU-8-4-4-4-12."""
+    words = f"uuid/{cluster.host_prefix}/{node}/{local}"
+    digest = hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
+    parts = (digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:])
+    return "GPU-" + "-".join(parts)
+
+
 def nodes_per_rack(gpu: Gpu, cluster: Cluster) -> int:
     """Nodes that share a rack: behind one switch, in one cooling loop, never more than there are.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -52,8 +52,10 @@ from ghosttrain.core.laws.pace import BLOCK, LATE_LOADER, SLOW_COLLECTIVE, PaceC
 from ghosttrain.core.laws.storage import shard_name
 from ghosttrain.core.plan import Plan, plan
 from ghosttrain.core.rng import Stream, normal_table
+from ghosttrain.core.signals import SignalSource
 from ghosttrain.core.spec import RunSpec
 from ghosttrain.core.steps import StepColumns, StepSource
+from ghosttrain.core.telemetry import Telemetry, TelemetrySource
 from ghosttrain.core.timeline import (
     INIT_PHASES,
     Incident,
@@ -61,6 +63,7 @@ from ghosttrain.core.timeline import (
     Timeline,
     expected_init_s,
     pace_clock,
+    silent_nodes,
 )
 from ghosttrain.core.units import GB, TERA
 
@@ -97,6 +100,8 @@ class Run:
         self._pace = pace = pace or pace_clock(plan, seed)
         self._steps = StepSource(plan, timeline, seed, pace)
         self._fleet = FleetSource(plan, timeline, seed, pace)
+        self._signals = SignalSource(plan)
+        self._telemetry = TelemetrySource(plan, timeline, self._fleet, self._steps, self._signals)
         self._cascade = Cascade(plan, timeline, seed, self._done_at)
         self._collective_noise = Stream(seed, "collective")
         self._chunk = lru_cache(maxsize=2)(self._compute_chunk)
@@ -157,7 +162,7 @@ class Run:
             if not before.cut:
                 span = before
         if span.phase is not Phase.TRAINING or not span.steps:
-            return self._fleet.outside_steps(span, at_s)
+            return self._fleet.outside_steps(span, np.array([at_s]))
         number = self._number_at(span, at_s)
         columns = self._steps.columns(span, number, 1)
         factors = columns.step_time_s / self.plan.step_time.total_s
@@ -169,6 +174,22 @@ class Run:
         """The labels of all incidents, as the events give them when they are over."""
         told = self._cascade.between(0.0, math.inf)
         return [event for event in told if isinstance(event, IncidentLabelled)]
+
+    def telemetry(self, times_s: F64, fields: Sequence[str] | None = None) -> Telemetry:
+        """What drivers and exporters read of all GPUs at ascending moments.
+
+        The values are those of `fleet(at)`, as DCGM reports them; `fields` names what is wanted
+        (`core.telemetry.FIELDS`), None for all of it.
+
+        Raises:
+            SpecError: If the moments do not ascend or there is no such field.
+        """
+        return self._telemetry.at(times_s, fields)
+
+    def nodes_down(self, at_s: float) -> tuple[int, ...]:
+        """Nodes of which nothing answers at `at_s`: crashed, without power, or rebooting."""
+        per_node = min(self.spec.cluster.gpus_per_node, self.spec.cluster.gpus)
+        return silent_nodes(self.timeline, self.span_at(at_s), at_s, per_node)
 
     def steps(self, first: int, last: int) -> StepColumns:
         """Steps `first` to `last` as they finally counted, in columns.
@@ -489,7 +510,7 @@ class Run:
         for number in range(int(span.duration_s // HANG_SAMPLE_S) + 1):
             at = span.start_s + 5.0 + number * HANG_SAMPLE_S
             if at < span.end_s:
-                yield FleetSampled(at, self._fleet.outside_steps(span, at))
+                yield FleetSampled(at, self._fleet.outside_steps(span, np.array([at])))
 
     def _shards(self, span: Span) -> Iterator[ShardWritten]:
         sizes, whole_s = self.plan.shard_bytes, span.due_s - span.start_s

@@ -9,8 +9,9 @@ Shapes: G = GPUs of the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,15 @@ from ghosttrain.core.laws.faults import (
     ActiveSign,
     slowed_level,
 )
+from ghosttrain.core.laws.telemetry import SPINNING_OCCUPANCY, training_pipes
 from ghosttrain.core.laws.thermal import sm_clock_mhz, training_activity
 from ghosttrain.core.laws.volume import step_volume
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.slowdown import Slowdown
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Activity = Literal["sm", "tensor", "dram", "occupancy", "fp32", "fp16"]
 
 # Shares of time in which SMs and memory are active outside of steps. A spinning collective keeps
 # some SMs busy (NCCL takes 8 to 24 of 132, and they only poll); a validation is a forward pass.
@@ -78,8 +82,28 @@ def shown_signs(signs: Iterable[ActiveSign], time_s: float) -> tuple[tuple[str, 
     return tuple((name, gpu, value) for (name, gpu), value in sorted(shown.items()))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pipe:
+    """One of the shares of time or cycles that DCGM counts, 0..1.
+
+    Attributes:
+        training: In an undisturbed step.
+        waiting: While a step waits in a collective.
+        most: Ceiling of a GPU that is busier than the others because it is slower.
+        phases: Outside of steps and validations.
+    """
+
+    training: float
+    waiting: float
+    most: float
+    phases: Mapping[Phase, float]
+
+
 class SignalSource:
-    """Computes the signals of one run's samples."""
+    """Computes the signals of one run's samples.
+
+    Shapes: K = samples under one condition (of one span), G = GPUs of the run.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -90,78 +114,119 @@ class SignalSource:
         # recomputation a third more products are done than MFU counts.
         tensor = plan.mfu * gpu.boost_mhz / gpu.sustained_mhz
         tensor *= 4 / 3 if recompute == "full" else 1.0
-        self._sm = min(_MOST_ACTIVE, sm)
-        self._tensor = min(tensor, 0.97 * self._sm)
-        self._memory = min(_MOST_ACTIVE, memory)
-        self._volume = step_volume(
+        sm, memory = min(_MOST_ACTIVE, sm), min(_MOST_ACTIVE, memory)
+        tensor = min(tensor, 0.97 * sm)
+        spinning = {phase: shares[0] for phase, shares in _ACTIVITY.items()}
+        streaming = {phase: shares[1] for phase, shares in _ACTIVITY.items()}
+        resident = {phase: share * SPINNING_OCCUPANCY for phase, share in spinning.items()}
+        occupancy, fp32, fp16 = training_pipes(plan.step_time)
+        waiting_occupancy = _WAITING_SM * SPINNING_OCCUPANCY
+        none: Mapping[Phase, float] = {}
+        self._pipes: dict[Activity, _Pipe] = {
+            "sm": _Pipe(sm, _WAITING_SM, _MOST_ACTIVE, spinning),
+            "tensor": _Pipe(tensor, 0.0, 0.97 * _MOST_ACTIVE, none),
+            "dram": _Pipe(memory, 0.0, _MOST_ACTIVE, streaming),
+            "occupancy": _Pipe(occupancy, waiting_occupancy, _MOST_ACTIVE, resident),
+            "fp32": _Pipe(fp32, 0.0, _MOST_ACTIVE, none),
+            "fp16": _Pipe(fp16, 0.0, _MOST_ACTIVE, none),
+        }
+        self.volume = step_volume(
             plan.spec.model, plan.params, plan.spec.recipe, plan.layout, gpu, plan.spec.cluster
         )
 
     def at(self, samples: FleetSamples, k: int) -> Signals:
         """The signals of sample `k`."""
-        plan, condition = self.plan, samples.conditions[k]
-        gpus = plan.spec.cluster.gpus
-        time_s, step_s = float(samples.time_s[k]), float(samples.step_time_s[k])
-        factor = step_s / plan.step_time.total_s if step_s else 0.0
-        sm, tensor, memory = self._activity(condition, factor)
-        columns = [np.full(gpus, value, np.float32) for value in (sm, tensor, memory)]
-        clock = sm_clock_mhz(plan.spec.gpu, samples.power_w[k])
+        one = samples.part(k, k + 1)
+        sm = self.active(one, "sm")
+        tensor = np.minimum(self.active(one, "tensor"), sm)
+        nvlink, network = self.traffic(one)
+        gpus = self.plan.spec.cluster.gpus
+        return Signals(
+            self.clock_mhz(one)[0],
+            sm[0],
+            tensor[0],
+            self.active(one, "dram")[0],
+            self._answering(one, np.full((1, gpus), nvlink[0], np.float32))[0],
+            self._answering(one, np.full((1, gpus), network[0], np.float32))[0],
+            shown_signs(one.conditions[0].signs, float(one.time_s[0])),
+        )
+
+    def clock_mhz(self, samples: FleetSamples) -> F32:
+        """SM clock of samples under one condition, shape (K, G)."""
+        gpu, condition = self.plan.spec.gpu, samples.conditions[0]
+        clock = sm_clock_mhz(gpu, samples.power_w)
         if condition.phase is Phase.DOWN:  # no context holds it up
-            clock[:] = _IDLE_MHZ.get(plan.spec.gpu.arch, _OTHER_IDLE_MHZ)
-        rates = [0.0, 0.0]
-        if condition.phase is Phase.TRAINING and step_s:
-            rates = [self._volume.nvlink_bytes / step_s, self._volume.network_bytes / step_s]
-        columns += [np.full(gpus, rate, np.float32) for rate in rates]
-        if condition.phase is Phase.TRAINING:
-            for effect in condition.effects:
-                if effect.effect in (*CLOCK_EFFECTS, *IDLE_EFFECTS):
-                    self._set_apart(effect, condition, factor, columns, clock, samples.power_w[k])
-        for column in (clock, *columns):
-            column[list(samples.lost)] = 0.0
-        # A share of a step is never above that of any kernel.
-        np.minimum(columns[0], samples.util_pct[k] / 100, out=columns[0])
-        np.minimum(columns[1], columns[0], out=columns[1])
-        signs = shown_signs(condition.signs, time_s)
-        return Signals(clock, columns[0], columns[1], columns[2], columns[3], columns[4], signs)
+            clock[:] = _IDLE_MHZ.get(gpu.arch, _OTHER_IDLE_MHZ)
+        factor = self._factor(samples)
+        for effect, extra in self.apart(condition):
+            if not extra:
+                continue
+            at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
+            # The clock it would have at the power it would draw, and so much slower.
+            drawn = slowed_level(extra, factor).astype(np.float32)[:, None]
+            dynamic_w = (samples.power_w[:, at] - np.float32(gpu.loaded_idle_w)) / drawn
+            slower = np.float32(1 + extra)
+            clock[:, at] = sm_clock_mhz(gpu, gpu.loaded_idle_w + dynamic_w) / slower
+        return self._answering(samples, clock)
 
-    def _activity(self, condition: Condition, factor: float) -> tuple[float, float, float]:
-        """SM, tensor and memory activity of most GPUs."""
-        if condition.phase is Phase.TRAINING and factor:
-            work = min(1.0, 1 / factor)
-            sm = self._sm * work + _WAITING_SM * (1 - work)
-            return sm, self._tensor * work, self._memory * work
+    def active(self, samples: FleetSamples, name: Activity) -> F32:
+        """A share of time or cycles of samples under one condition, 0..1, shape (K, G).
+
+        SM activity is never above the share in which any kernel runs; that the tensor cores, the
+        other pipes and the occupancy are never above SM activity is the caller's: it has both.
+        """
+        pipe, condition = self._pipes[name], samples.conditions[0]
+        factor = self._factor(samples)
+        share = self._share(pipe, condition, factor).astype(np.float32)
+        out = np.repeat(share[:, None], self.plan.spec.cluster.gpus, axis=1)
+        for effect, extra in self.apart(condition):
+            at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
+            if effect.effect in IDLE_EFFECTS:
+                own = pipe.training * np.minimum(1.0, 1 / factor)
+            elif extra:
+                work = np.minimum(1.0, (1 + extra) / factor)
+                own = np.minimum(pipe.most, pipe.training * work + pipe.waiting * (1 - work))
+            else:
+                continue
+            out[:, at] = own.astype(np.float32)[:, None]
+        out = self._answering(samples, out)
+        if name == "sm":
+            np.minimum(out, samples.util_pct / 100, out=out)
+        return out
+
+    def traffic(self, samples: FleetSamples) -> tuple[F64, F64]:
+        """Bytes/s that each GPU sends over NVLink and over the network, shape (K,) each."""
+        step_s = samples.step_time_s
+        if samples.conditions[0].phase is not Phase.TRAINING or not step_s[0]:
+            return np.zeros(len(step_s)), np.zeros(len(step_s))
+        return self.volume.nvlink_bytes / step_s, self.volume.network_bytes / step_s
+
+    def apart(self, condition: Condition) -> list[tuple[ActiveEffect, float]]:
+        """Effects that set GPUs apart in a step, and how much longer kernels take there."""
+        if condition.phase is not Phase.TRAINING:
+            return []
+        extra, since_s = self._slowdown.kernel_extra, condition.since_s
+        return [
+            (effect, extra(effect.effect, effect.stretch_level(since_s)) if clocked else 0.0)
+            for effect in condition.effects
+            if (clocked := effect.effect in CLOCK_EFFECTS) or effect.effect in IDLE_EFFECTS
+        ]
+
+    def _factor(self, samples: FleetSamples) -> F64:
+        """Step time over the undisturbed one, 0 outside steps, shape (K,)."""
+        return samples.step_time_s / self.plan.step_time.total_s
+
+    def _share(self, pipe: _Pipe, condition: Condition, factor: F64) -> F64:
+        """What most GPUs have, shape (K,)."""
+        if condition.phase is Phase.TRAINING and factor[0]:
+            work = np.minimum(1.0, 1 / factor)
+            return np.asarray(pipe.training * work + pipe.waiting * (1 - work))
         if condition.phase is Phase.VALIDATION:
-            share = _VALIDATION_SHARE
-            return share * self._sm, share * self._tensor, share * self._memory
-        sm, memory = _ACTIVITY.get(condition.phase, (0.0, 0.0))
-        return sm, 0.0, memory
+            return np.full(len(factor), _VALIDATION_SHARE * pipe.training)
+        return np.full(len(factor), pipe.phases.get(condition.phase, 0.0))
 
-    def _set_apart(
-        self,
-        effect: ActiveEffect,
-        condition: Condition,
-        factor: float,
-        columns: list[F32],
-        clock: F32,
-        power_w: F32,
-    ) -> None:
-        """GPUs that the others wait for: busier at a lower clock, or with nothing to run."""
-        at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
-        if effect.effect in IDLE_EFFECTS:
-            for column, active in zip(
-                columns, (self._sm, self._tensor, self._memory), strict=False
-            ):
-                column[at] = active * min(1.0, 1 / factor)
-            return
-        level = effect.stretch_level(condition.since_s)
-        extra = self._slowdown.kernel_extra(effect.effect, level)
-        if not extra:
-            return
-        work = min(1.0, (1 + extra) / factor)
-        columns[0][at] = min(_MOST_ACTIVE, self._sm * work + _WAITING_SM * (1 - work))
-        columns[1][at] = min(self._tensor * work, 0.97 * _MOST_ACTIVE)
-        columns[2][at] = min(_MOST_ACTIVE, self._memory * work)
-        gpu = self.plan.spec.gpu
-        # The clock it would have at the power it would draw, and so much slower.
-        dynamic_w = (power_w[at] - gpu.loaded_idle_w) / float(slowed_level(extra, factor))
-        clock[at] = sm_clock_mhz(gpu, gpu.loaded_idle_w + dynamic_w) / (1 + extra)
+    @staticmethod
+    def _answering(samples: FleetSamples, column: F32) -> F32:
+        """The column with nothing from GPUs that do not answer."""
+        column[:, list(samples.lost)] = 0.0
+        return column

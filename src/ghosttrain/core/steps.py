@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ BURST_BLOCK = 270
 _BURST_SHARE = 0.9
 _SMALLEST_BURST, _LARGEST_BURST, _BURST_POWER = 1.5, 8.0, -0.61
 _WARNED_BURST = 2.0
+_SPARSE_STEPS = 2048  # between moments: so many a block of the pace clock costs
 _LOSS_LINK = 0.17  # of log gradient norm with the loss's normal draw: 0.15 with the loss itself
 
 
@@ -52,6 +54,21 @@ class StepColumns:
     tokens_per_s: F64
     mfu: F64
     eta_s: F64
+
+
+class Progress(NamedTuple):
+    """Steps in progress at some moments of a training span, shape (K,) each.
+
+    Attributes:
+        number: Positions in the span.
+        factor: Lengths over the undisturbed step.
+        begin_s, end_s: Starts and ends.
+    """
+
+    number: I64
+    factor: F64
+    begin_s: F64
+    end_s: F64
 
 
 class StepSource:
@@ -99,6 +116,36 @@ class StepSource:
         clock = self.pace.ends(ordinal, ordinal + count) - self.pace.at(span.ordinal)
         # The last step may round past its span's end.
         return np.minimum(clock * span.step_time_s + span.start_s, span.end_s)
+
+    def in_progress(self, span: Span, time_s: F64) -> Progress:
+        """Steps in progress at ascending moments of a training span that has steps.
+
+        At its end a step is still in progress. After the last one, in a span that was cut, it is
+        the last.
+        """
+        first, last = (self._guessed(span, float(at)) for at in (time_s[0], time_s[-1]))
+        if last - first <= _SPARSE_STEPS * len(time_s):
+            return self._progress(span, time_s, first, last)
+        parts = []
+        for k, at in enumerate(time_s.tolist()):
+            near = self._guessed(span, at)
+            parts.append(self._progress(span, time_s[k : k + 1], near, near))
+        return Progress(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _guessed(self, span: Span, time_s: float) -> int:
+        """Position of the step in progress, right but for rounding."""
+        clock = (time_s - span.start_s) / span.step_time_s + self.pace.at(span.ordinal)
+        return max(0, min(self.pace.completed(clock) - span.ordinal, span.steps - 1))
+
+    def _progress(self, span: Span, time_s: F64, first: int, last: int) -> Progress:
+        """Steps in progress, which are from `first` to `last` but for rounding."""
+        first, last = max(0, first - 2), min(span.steps - 1, last + 1)
+        ends = self.end_s(span, first, last - first + 1)
+        at = np.minimum(ends.searchsorted(time_s, side="left"), last - first)
+        ordinal = span.ordinal + first
+        factors = self.pace.factors(ordinal, span.ordinal + last + 1) * span.step_time_s
+        begins = np.concatenate([[span.start_s if first == 0 else np.nan], ends[:-1]])
+        return Progress(at + first, factors[at] / self.plan.step_time.total_s, begins[at], ends[at])
 
     def loss(self, span: Span, first_step: int, count: int) -> F64:
         """Training loss of steps [first_step, first_step + count) of a training span."""

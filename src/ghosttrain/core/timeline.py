@@ -8,9 +8,10 @@ span the end of executed step e is `start_s + step_time_s * (clock(e + 1) - cloc
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,8 +28,11 @@ from ghosttrain.core.plan import (
 )
 from ghosttrain.core.spec import FaultKind
 
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+# A server with eight GPUs takes minutes through its firmware's tests; estimated: four.
+REBOOT_S = 240.0
 INIT_PHASES = (
     Phase.WEIGHTS,
     Phase.TOKENIZER,
@@ -258,6 +262,61 @@ def lost_gpus(timeline: Timeline, span: Span) -> tuple[int, ...]:
     if not incident.kind.takes_gpus:
         return ()
     return tuple(range(incident.gpu, incident.gpu + incident.gpus))
+
+
+def silent_nodes(
+    timeline: Timeline, span: Span, time_s: float, gpus_per_node: int
+) -> tuple[int, ...]:
+    """Nodes of which nothing answers at a moment of `span`: no exporter, no ping.
+
+    A host that has crashed, panicked, lost its power or reset itself is silent from the strike
+    until the launch after it, in which it is back or a spare stands in its place. A node that is
+    rebooted for a fault of one of its GPUs is silent for REBOOT_S before that launch.
+    """
+    if not span.incident:
+        return ()
+    incident = timeline.incidents[span.incident - 1]
+    since_s = silent_since_s(incident)
+    if since_s is None or time_s < since_s:
+        return ()
+    return incident_nodes(incident, gpus_per_node)
+
+
+def silent_since_s(incident: Incident) -> float | None:
+    """From when on the nodes of an incident are silent, until the next launch; None: never."""
+    if incident.strike_s is None:
+        return None
+    if incident.kind.takes_gpus and incident.kind.scope != "gpu":
+        return incident.strike_s
+    if incident.kind.recovery != "reboot" or incident.relaunch_s is None:
+        return None
+    return max(incident.detected_s or incident.strike_s, incident.relaunch_s - REBOOT_S)
+
+
+def incident_nodes(incident: Incident, gpus_per_node: int) -> tuple[int, ...]:
+    """The nodes an incident's GPUs sit in."""
+    last = (incident.gpu + incident.gpus - 1) // gpus_per_node
+    return tuple(range(incident.gpu // gpus_per_node, last + 1))
+
+
+def moments_by_span(
+    timeline: Timeline, starts_s: F64, time_s: F64
+) -> Iterator[tuple[int, int, int]]:
+    """Ascending moments by span: (index of the span, first moment, moment after its last).
+
+    At the end of a step that ends its span a moment belongs to that step. `starts_s` are the
+    timeline's, as an array that the caller keeps.
+    """
+    spans, starts = timeline.spans, starts_s
+    index = np.maximum(starts.searchsorted(time_s, side="right") - 1, 0)
+    for k in np.flatnonzero((time_s == starts[index]) & (index > 0)).tolist():
+        before = spans[index[k] - 1]
+        if before.steps and not before.cut:
+            index[k] -= 1
+    edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(time_s)]
+    for low, high in itertools.pairwise(edges):
+        if high > low:
+            yield int(index[low]), low, high
 
 
 def counted_spans(trained: Iterable[Span], back_to: Mapping[int, int]) -> list[Span]:
