@@ -46,6 +46,7 @@ from ghosttrain.core.events import (
 )
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.history import draw_timeline
+from ghosttrain.core.job import JobSource, JobState
 from ghosttrain.core.laws.loss import next_token_accuracy
 from ghosttrain.core.laws.network import bus_factor
 from ghosttrain.core.laws.pace import BLOCK, LATE_LOADER, SLOW_COLLECTIVE, PaceClock
@@ -102,6 +103,7 @@ class Run:
         self._fleet = FleetSource(plan, timeline, seed, pace)
         self._signals = SignalSource(plan)
         self._telemetry = TelemetrySource(plan, timeline, self._fleet, self._steps, self._signals)
+        self._job = JobSource(plan, timeline, self._steps)
         self._cascade = Cascade(plan, timeline, seed, self._done_at)
         self._collective_noise = Stream(seed, "collective")
         self._chunk = lru_cache(maxsize=2)(self._compute_chunk)
@@ -185,6 +187,10 @@ class Run:
             SpecError: If the moments do not ascend or there is no such field.
         """
         return self._telemetry.at(times_s, fields)
+
+    def job(self, at_s: float) -> JobState:
+        """The job at `at_s`: progress, the last step, faults and how the time was spent."""
+        return self._job.at(at_s)
 
     def nodes_down(self, at_s: float) -> tuple[int, ...]:
         """Nodes of which nothing answers at `at_s`: crashed, without power, or rebooting."""

@@ -203,7 +203,7 @@ class _Block:
         reasons = np.where(at_limit, CLOCK_SW_POWER_CAP, 0)
         if samples.conditions[0].phase is Phase.DOWN:
             return np.full(self.shape, CLOCK_IDLE)
-        for effect in self.source.counters.throttling(self.at.span):
+        for effect in self.source.counters.apart.throttling(self.at.span):
             at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
             hot = samples.temp_c[:, at] >= gpu.slowdown_c - _SETTLES_BELOW_C
             reasons[:, at] |= CLOCK_SW_THERMAL
@@ -224,7 +224,7 @@ class _Block:
 
     def sign(self, name: str) -> I64:
         """A counter or mark that incidents move, 0 for most GPUs."""
-        return self.source.counters.signs(self.at, name)
+        return self.source.counters.marks.signs(self.at, name)
 
     @property
     def memory_temp_c(self) -> I64:
@@ -251,7 +251,11 @@ def _sign(name: str) -> _Law:
 
 
 def _counter(name: str) -> _Law:
-    return lambda block: block.source.counters.column(block.at, name)
+    return lambda block: getattr(block.source.counters, name)(block.at)
+
+
+def _mark(name: str) -> _Law:
+    return lambda block: getattr(block.source.counters.marks, name)(block.at)
 
 
 FIELDS: Final[Mapping[str, _Law]] = MappingProxyType(
@@ -278,12 +282,12 @@ FIELDS: Final[Mapping[str, _Law]] = MappingProxyType(
         "pcie_replays": _sign("pcie-replay"),
         "ecc_sbe_volatile": _sign("ecc-corrected"),
         "ecc_dbe_volatile": _sign("ecc-uncorrected"),
-        "ecc_sbe_aggregate": _counter("ecc_sbe_aggregate"),
-        "ecc_dbe_aggregate": _counter("ecc_dbe_aggregate"),
-        "uncorrectable_remapped_rows": _counter("uncorrectable_remapped_rows"),
+        "ecc_sbe_aggregate": _mark("ecc_sbe_aggregate"),
+        "ecc_dbe_aggregate": _mark("ecc_dbe_aggregate"),
+        "uncorrectable_remapped_rows": _mark("uncorrectable_remapped_rows"),
         "correctable_remapped_rows": lambda b: b.constant(0),
-        "row_remap_failure": _counter("row_remap_failure"),
-        "row_remap_pending": _counter("row_remap_pending"),
+        "row_remap_failure": _mark("row_remap_failure"),
+        "row_remap_pending": _mark("row_remap_pending"),
         "retired_sbe": lambda b: b.constant(0),
         "retired_dbe": lambda b: b.constant(0),
         "retired_pending": lambda b: b.constant(0),
@@ -297,8 +301,8 @@ FIELDS: Final[Mapping[str, _Law]] = MappingProxyType(
         "nvlink_crc_data_errors": lambda b: b.constant(0),
         "nvlink_replay_errors": lambda b: b.constant(0),
         "nvlink_recovery_errors": lambda b: b.constant(0),
-        "pcie_tx_bytes_per_s": lambda b: b.rate(b.source.counters.pcie_rates(b.at)[0]),
-        "pcie_rx_bytes_per_s": lambda b: b.rate(b.source.counters.pcie_rates(b.at)[1]),
+        "pcie_tx_bytes_per_s": lambda b: b.rate(b.source.counters.spans.pcie_rates(b.at)[0]),
+        "pcie_rx_bytes_per_s": lambda b: b.rate(b.source.counters.spans.pcie_rates(b.at)[1]),
         "pcie_tx_bytes": _counter("pcie_tx_bytes"),
         "pcie_rx_bytes": _counter("pcie_rx_bytes"),
         "power_violation_ns": _counter("power_violation_ns"),
