@@ -45,6 +45,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("core.fleet",),
     ("core.counters",),
     ("core.telemetry",),
+    ("core.node",),
     ("core.job",),
     ("core.run",),
     ("core",),  # core/__init__.py itself: a front for the modules above, for those below

@@ -19,13 +19,14 @@ class Metric:
     """One exported metric, one row of the catalogue.
 
     Attributes:
-        name: As exported.
+        name: As exported; several rows may share one, with other labels.
         field: The column of `core.telemetry.FIELDS` it shows; of a node metric that of
             `core.node.NODE_FIELDS`.
         kind: Prometheus type.
         help: HELP text, exact.
         lists: Which lists of the exporter it is in (the file's head says what they are).
         decimals: Digits after the point.
+        labels: Labels that tell it from others of its name, such as `mode="user"`.
         source: Where all this is from.
     """
 
@@ -36,6 +37,7 @@ class Metric:
     lists: tuple[MetricList, ...]
     decimals: int
     source: str
+    labels: str = ""
 
 
 @cache
@@ -47,4 +49,4 @@ def metrics(wanted: MetricList | None = None) -> tuple[Metric, ...]:
 
 def _metric(name: str) -> Metric:
     values = rows.row(_FILE, name)
-    return rows.record(Metric, {**values, "name": name, "lists": tuple(values["lists"])})
+    return rows.record(Metric, {"name": name, **values, "lists": tuple(values["lists"])})

@@ -179,6 +179,26 @@ class FleetSource:
         extra = event[0, node] if event is not None else 0.0
         return usual + float(extra), usual
 
+    def inlets_c(self, span: Span, at_s: F64, numbers: I64 | None) -> F64:
+        """Inlet temperature of each node at moments of a span, shape (K, nodes).
+
+        Args:
+            span: The span.
+            at_s: Ascending moments of it, shape (K,).
+            numbers: The steps in progress then, if there are any, shape (K,).
+        """
+        usual = self.traits(span.attempt).inlet_c[:: self._per_node].astype(np.float64)
+        inlet = self.common_inlet_c(at_s)[:, None] + usual
+        warmth = None if numbers is None else self._warmth(span.ordinal + numbers)
+        if warmth is not None:
+            inlet += warmth[:, : inlet.shape[1]]
+        for effect in self.timeline.effects_of(span):
+            if effect.effect == "hot-air":
+                last = (effect.first_gpu + effect.gpus - 1) // self._per_node
+                at = slice(effect.first_gpu // self._per_node, last + 1)
+                inlet[:, at] += np.array([[effect.level(t)] for t in at_s.tolist()])
+        return inlet
+
     def mean_util_pct(self) -> float:
         """Mean utilisation over all GPUs while training: some may have had nothing to run."""
         base = float(self.traits(1).util_pct.mean())

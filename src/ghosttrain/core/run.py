@@ -51,6 +51,7 @@ from ghosttrain.core.laws.loss import next_token_accuracy
 from ghosttrain.core.laws.network import bus_factor
 from ghosttrain.core.laws.pace import BLOCK, LATE_LOADER, SLOW_COLLECTIVE, PaceClock
 from ghosttrain.core.laws.storage import shard_name
+from ghosttrain.core.node import NodeSource, NodeTelemetry
 from ghosttrain.core.plan import Plan, plan
 from ghosttrain.core.rng import Stream, normal_table
 from ghosttrain.core.signals import SignalSource
@@ -103,6 +104,7 @@ class Run:
         self._fleet = FleetSource(plan, timeline, seed, pace)
         self._signals = SignalSource(plan)
         self._telemetry = TelemetrySource(plan, timeline, self._fleet, self._steps, self._signals)
+        self._nodes = NodeSource(self._telemetry)
         self._job = JobSource(plan, timeline, self._steps)
         self._cascade = Cascade(plan, timeline, seed, self._done_at)
         self._collective_noise = Stream(seed, "collective")
@@ -187,6 +189,14 @@ class Run:
             SpecError: If the moments do not ascend or there is no such field.
         """
         return self._telemetry.at(times_s, fields)
+
+    def nodes(self, times_s: F64, fields: Sequence[str] | None = None) -> NodeTelemetry:
+        """What the nodes' own exporters read at ascending moments (`core.node.NODE_FIELDS`).
+
+        Raises:
+            SpecError: If the moments do not ascend or there is no such field.
+        """
+        return self._nodes.at(times_s, fields)
 
     def job(self, at_s: float) -> JobState:
         """The job at `at_s`: progress, the last step, faults and how the time was spent."""

@@ -99,10 +99,9 @@ class TelemetrySource:
             SpecError: If the moments do not ascend or there is no such field.
         """
         times = np.asarray(times_s, np.float64).reshape(-1)
-        _refuse_times(times)
         names = tuple(FIELDS) if fields is None else tuple(fields)
         _refuse_fields(names)
-        blocks = [_Block(self, moments) for moments in self._moments(times)]
+        blocks = [_Block(self, moments) for moments in self.moments(times)]
         columns = {
             name: _joined([FIELDS[name](block) for block in blocks], self.gpus) for name in names
         }
@@ -116,8 +115,14 @@ class TelemetrySource:
             tuple(nodes for block in blocks for nodes in block.silent),
         )
 
-    def _moments(self, times: F64) -> Iterator[Moments]:
-        """The moments by the span that holds them, with the steps in progress."""
+    def moments(self, times_s: F64) -> Iterator[Moments]:
+        """Ascending moments by the span that holds them, with the steps in progress.
+
+        Raises:
+            SpecError: If they do not ascend.
+        """
+        times = np.asarray(times_s, np.float64).reshape(-1)
+        _refuse_times(times)
         for index, low, high in moments_by_span(self.timeline, self._starts_s, times):
             span, part = self.timeline.spans[index], times[low:high]
             if span.phase is not Phase.TRAINING or not span.steps:

@@ -28,11 +28,13 @@ class Since(NamedTuple):
     Attributes:
         span: Span at whose start their sums begin, shape (G,).
         energy_j: What they had counted by then, shape (G,).
+        up_s: How long their node had been up by then, shape (G,).
         apart: What effects had added in their places by then, shape (3, G).
     """
 
     span: I64
     energy_j: F64
+    up_s: F64
     apart: F64
 
 
@@ -105,5 +107,8 @@ class Boots:
         idle_j = self.plan.spec.gpu.idle_w * up_s
         cut = slice(0, self.gpus)
         return Since(
-            np.repeat(first, per_node)[cut], np.repeat(idle_j, per_node)[cut], apart[:, cut]
+            np.repeat(first, per_node)[cut],
+            np.repeat(idle_j, per_node)[cut],
+            np.repeat(up_s, per_node)[cut],
+            apart[:, cut],
         )

@@ -11,7 +11,7 @@ from ghosttrain.core.counters.apart import ApartSums, gpus_of
 from ghosttrain.core.counters.boots import Boots, Since
 from ghosttrain.core.counters.marks import Marks
 from ghosttrain.core.counters.moments import Moments, rounded
-from ghosttrain.core.counters.spans import POWER_LEVELS, SpanSums, between
+from ghosttrain.core.counters.spans import POWER_LEVELS, SpanSums, between, training_level
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.laws.telemetry import mean_cut, share_at_limit
 from ghosttrain.core.plan import Plan
@@ -90,10 +90,7 @@ class CounterSource:
 
     def _now(self, at: Moments, values: F64) -> F64:
         """A value by power level in a training span, shape (G,)."""
-        sums = self.spans.sums
-        length = at.span.duration_s
-        level_s = sums.level_s[at.span_index + 1] - sums.level_s[at.span_index]
-        low, share = between(np.array([level_s / length]))
+        low, share = between(np.array([training_level(at.span)]))
         return np.asarray((1 - share[0]) * values[low[0]] + share[0] * values[low[0] + 1])
 
     def _dynamic_and_limits(self, attempt: int) -> tuple[F64, F64, F64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ghosttrain.core.counters.moments import Moments, summed
 from ghosttrain.core.events import Phase
 from ghosttrain.core.fleet import FleetSource
-from ghosttrain.core.laws.faults import WAITING_LEVEL
+from ghosttrain.core.laws.faults import WAITING_LEVEL, waiting_level
 from ghosttrain.core.laws.telemetry import copied_bytes, pcie_volume
 from ghosttrain.core.laws.thermal import PHASE_LEVELS
 from ghosttrain.core.plan import Plan
@@ -66,11 +66,11 @@ class SpanSums:
         spans = self.timeline.spans
         rows = np.array([self._of_span(span) for span in spans])
         weights = np.zeros((len(spans), len(POWER_LEVELS)))
-        trained = rows[:, 6] > 0
-        low, share = between(rows[trained, 1] / rows[trained, 6])
+        trained = rows[:, 5] > 0
+        low, share = between(rows[trained, 6])
         at = np.flatnonzero(trained)
-        weights[at, low] = (1 - share) * rows[trained, 6]
-        weights[at, low + 1] = share * rows[trained, 6]
+        weights[at, low] = (1 - share) * rows[trained, 5]
+        weights[at, low + 1] = share * rows[trained, 5]
         columns = [summed(rows[:, i]) for i in range(5)]
         return Sums(
             base_j=columns[0],
@@ -82,7 +82,7 @@ class SpanSums:
         )
 
     def _of_span(self, span: Span) -> tuple[float, ...]:
-        """What a span adds to the sums, and for how long it trained."""
+        """What a span adds to the sums; for how long and at which level it trained."""
         gpu, length = self.plan.spec.gpu, span.duration_s
         level = PHASE_LEVELS[self.fleet.doing(span)]
         base_w = gpu.loaded_idle_w if level >= 0 else gpu.idle_w
@@ -91,7 +91,7 @@ class SpanSums:
             steps, trained_s = self._steps_of(span), length
             level_s = self._level_s(length, steps)
         tx, rx = self.pcie_bytes(span, length, steps)
-        return base_w * length, level_s, steps, tx, rx, length, trained_s
+        return base_w * length, level_s, steps, tx, rx, trained_s, training_level(span)
 
     def _steps_of(self, span: Span) -> float:
         """Steps done in a training span, with the part of one that a fault cut short."""
@@ -126,11 +126,11 @@ class SpanSums:
             case Phase.EXPORT:
                 return base + share * copied_bytes(plan.export_bytes, self.gpus), base
             case Phase.WEIGHTS:
-                return base, base + share * copied_bytes(self._loaded_bytes(span), self.gpus)
+                return base, base + share * copied_bytes(self.loaded_bytes(span), self.gpus)
             case _:
                 return base, base
 
-    def _loaded_bytes(self, span: Span) -> float:
+    def loaded_bytes(self, span: Span) -> float:
         """What is read at a launch: a checkpoint, a base model, or nothing."""
         if span.step:
             return float(self.plan.checkpoint_bytes)
@@ -160,6 +160,11 @@ class SpanSums:
             per_s = 1 / (at.steps.factor * self._step_s)
         tx, rx = self.pcie_bytes(at.span, one, per_s)
         return np.asarray(tx), np.asarray(rx)
+
+
+def training_level(span: Span) -> float:
+    """Mean power level of most GPUs in a training span, whenever it ends."""
+    return float(waiting_level(span.factor))
 
 
 def between(level: F64) -> tuple[I64, F64]:
