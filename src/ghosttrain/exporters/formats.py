@@ -84,6 +84,33 @@ FORMATS = (
         is_checked=True,
     ),
     Format(
+        "torchtitan",
+        "the log of torchtitan 0.2.2",
+        "dialects.torchtitan:torchtitan_log",
+        file="torchtitan.log",
+        is_log=True,
+    ),
+    Format(
+        "hf",
+        "the output of Hugging Face's Trainer, transformers 5",
+        "dialects.hf:hf_log",
+        file="hf.log",
+        is_log=True,
+    ),
+    Format(
+        "hf-v4",
+        "the same of transformers 4.57",
+        "dialects.hf:hf_v4_log",
+        file="hf-v4.log",
+        is_log=True,
+    ),
+    Format(
+        "trainer-state",
+        "trainer_state.json of that Trainer",
+        "dialects.trainer_state:trainer_state_file",
+        file="trainer_state.json",
+    ),
+    Format(
         "labels",
         "what was wrong, when, where: one JSON row an incident",
         "labels:label_file",
