@@ -111,6 +111,13 @@ FORMATS = (
         file="trainer_state.json",
     ),
     Format(
+        "nanogpt",
+        "the log of nanoGPT's train.py",
+        "dialects.nanogpt:nanogpt_log",
+        file="nanogpt.log",
+        is_log=True,
+    ),
+    Format(
         "labels",
         "what was wrong, when, where: one JSON row an incident",
         "labels:label_file",

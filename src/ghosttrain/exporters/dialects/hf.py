@@ -3,9 +3,9 @@
 The formats are those of transformers 5 (`hf`) and of transformers 4.57 (`hf-v4`):
 src/transformers/trainer.py, trainer_callback.py, trainer_utils.py, modeling_utils.py; with
 log_level="info", and the library's own handler, which puts nothing before a line. What is logged
-stands as a dict on a line of its own (ProgressCallback writes it past its bar). In 5 every number is
-a string of four significant digits; in 4.57 it is Python's repr, loss rounded to 4 decimals and
-epoch to 2. The bar itself is not here: it is redrawn on stderr and no line.
+stands as a dict on a line of its own (ProgressCallback writes it past its bar). In 5 every number
+is a string of four significant digits; in 4.57 it is Python's repr, loss rounded to 4 decimals
+and epoch to 2. The bar itself is not here: it is redrawn on stderr and no line.
 
 `hf_history` says how each value is defined, and what a log that begins in mid-run makes of it.
 """
@@ -29,7 +29,7 @@ from ghosttrain.core.events import (
 )
 from ghosttrain.core.units import GB
 from ghosttrain.exporters.dialects.hf_history import Entry, TrainerHistory
-from ghosttrain.exporters.dialects.job_output import Program, job_lines
+from ghosttrain.exporters.dialects.job_output import Program, job_lines, unreadable_step
 
 if TYPE_CHECKING:
     from ghosttrain.exporters.writing import Asked
@@ -133,6 +133,8 @@ class HfLog:
             case PhaseEnded(phase=Phase.EXPORT):
                 yield from self._saved(f"{self._folder}/final")
             case MessageLogged() | WatchdogTimedOut():
+                if (step := unreadable_step(event)) is not None:
+                    yield self._loading(step)
                 yield from job_lines(event, self._plan, self._seed, PROGRAM)
 
     def _dict(self, entry: Entry) -> str:
@@ -147,7 +149,7 @@ class HfLog:
     def _phase(self, event: PhaseStarted) -> Iterator[str]:
         match event.phase:
             case Phase.WEIGHTS if event.step:
-                yield f"Loading model from {self._folder}/checkpoint-{event.step}."
+                yield self._loading(event.step)
             case Phase.VALIDATION:
                 tokens = self._plan.spec.recipe.validation_tokens
                 samples, _ = self._history.validation_size(tokens)
@@ -160,6 +162,9 @@ class HfLog:
                 yield from ("", "", _THANKS, "", "")
                 yield self._dict(self._history.end(event.attempt, event.time_s))
                 yield f"Saving model checkpoint to {self._folder}/final"
+
+    def _loading(self, step: int) -> str:
+        return f"Loading model from {self._folder}/checkpoint-{step}."
 
     def _training(self, event: TrainingStarted) -> Iterator[str]:
         """The block before the first step."""

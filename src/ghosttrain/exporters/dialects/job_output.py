@@ -40,6 +40,8 @@ class Program:
         main: Frames from its first line to its loop over steps.
         step, load, save, data: Frames from there to where the exception is raised.
         shard: Path below the output folder of what rank `rank` saves of step `step`.
+        is_sharded: Whether each rank reads and writes a file of its own, with torch's distributed
+            checkpoints; else one file is read with torch.load.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Program:
     save: tuple[Frame, ...]
     data: tuple[Frame, ...]
     shard: str
+    is_sharded: bool = True
 
     def frames(self, function: str) -> tuple[Frame, ...]:
         """Frames of a traceback that ends in what another program calls `function`."""
@@ -75,7 +78,23 @@ def job_lines(
     if isinstance(event, MessageLogged) and event.message is MessageKind.NODE_FAILED:
         raw = [line for line in raw if not line.startswith("[")]  # the controller has its own log
     raw = [line for line in raw if _LOADING not in line]
-    return [_renamed(line, program) for line in _reframed(raw, program)]
+    lines = list(_reframed(raw, program))
+    if unreadable_step(event) is not None:
+        lines = lines if program.is_sharded else _of_one_file(lines, program)
+    return [_renamed(line, program) for line in lines]
+
+
+def unreadable_step(event: MessageLogged | WatchdogTimedOut) -> int | None:
+    """The step whose checkpoint turns out to be unreadable, None where the event is another."""
+    if isinstance(event, MessageLogged) and event.message is MessageKind.CHECKPOINT_CORRUPT:
+        return int(event.value)
+    return None
+
+
+def _of_one_file(lines: Sequence[str], program: Program) -> list[str]:
+    """An unreadable checkpoint where no distributed reader stands between program and file."""
+    own = 1 + 2 * len(program.frames("load_checkpoint"))
+    return [*lines[:own], lines[-1]]
 
 
 def _renamed(line: str, program: Program) -> str:

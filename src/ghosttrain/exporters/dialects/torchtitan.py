@@ -37,11 +37,16 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WatchdogTimedOut,
 )
-from ghosttrain.exporters.dialects.job_output import Program, job_lines
+from ghosttrain.exporters.dialects.job_output import Program, job_lines, unreadable_step
 from ghosttrain.exporters.dialects.launches import Launch, attempt_at, launch_of
 from ghosttrain.exporters.dialects.stamps import logging_stamp
 from ghosttrain.exporters.dialects.torchtitan_facts import TitanFacts
-from ghosttrain.exporters.dialects.torchtitan_start import Said, metrics_begin_s, start_lines
+from ghosttrain.exporters.dialects.torchtitan_start import (
+    Said,
+    load_text,
+    metrics_begin_s,
+    start_lines,
+)
 
 if TYPE_CHECKING:
     from ghosttrain.exporters.writing import Asked
@@ -139,6 +144,8 @@ class TitanLog:
             case RunAborted():
                 self._to_come = []
             case MessageLogged() | WatchdogTimedOut():
+                if (step := unreadable_step(event)) is not None:
+                    yield self._info(event.time_s, load_text(f"{self._facts.folder}/step-{step}"))
                 yield from job_lines(event, self._plan, self._seed, PROGRAM)
 
     # Beginnings and ends.

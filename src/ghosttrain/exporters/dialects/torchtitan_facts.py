@@ -105,7 +105,7 @@ class TitanFacts:
 
 
 def known_peak(device_name: str) -> float | None:
-    """torchtitan's peak of a device in FLOP/s, None where it has none."""
+    """Peak of a device in torchtitan's table, FLOP/s, None where it has none."""
     return next((peak for name, peak in _PEAKS if name in device_name), None)
 
 

@@ -1,8 +1,9 @@
 """torchtitan's lines from a launch to its first step.
 
 torchtitan joins its processes first and builds the model, or loads the checkpoint, last; the run
-does so the other way round. The lines stand in torchtitan's order, each phase with the duration it
-has in the run: begin and end of the initialisation are the run's, the order between is torchtitan's.
+does so the other way round. The lines stand in torchtitan's order, each phase with the duration
+it has in the run: begin and end of the initialisation are the run's, the order between is
+torchtitan's.
 """
 
 from __future__ import annotations
@@ -69,10 +70,15 @@ def start_lines(launch: Launch, facts: TitanFacts) -> list[Said]:
     return [said._replace(time_s=min(said.time_s, launch.training_s)) for said in lines]
 
 
+def load_text(folder: str) -> str:
+    """What is said before a checkpoint is read."""
+    return f"Loading the checkpoint from {folder}."
+
+
 def _loaded(at_s: float, load_s: float, folder: str) -> list[Said]:
     reason = "GC collection for checkpoint loading."
     return [
-        Said(at_s, f"Loading the checkpoint from {folder}."),
+        Said(at_s, load_text(folder)),
         Said(at_s + load_s, f"[GC] {reason} took {_LOAD_GC_S:.2f} seconds"),
         Said(at_s + load_s, f"Finished loading the checkpoint in {load_s:.2f} seconds."),
     ]
