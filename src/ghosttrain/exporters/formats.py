@@ -84,6 +84,19 @@ FORMATS = (
         is_checked=True,
     ),
     Format(
+        "labels",
+        "what was wrong, when, where: one JSON row an incident",
+        "labels:label_file",
+        file="labels.jsonl",
+    ),
+    Format(
+        "labels-parquet",
+        "the same as a Parquet table",
+        "label_table:label_table_file",
+        file="labels.parquet",
+        extra="parquet",
+    ),
+    Format(
         "torchtitan",
         "the log of torchtitan 0.2.2",
         "dialects.torchtitan:torchtitan_log",
@@ -116,19 +129,6 @@ FORMATS = (
         "dialects.nanogpt:nanogpt_log",
         file="nanogpt.log",
         is_log=True,
-    ),
-    Format(
-        "labels",
-        "what was wrong, when, where: one JSON row an incident",
-        "labels:label_file",
-        file="labels.jsonl",
-    ),
-    Format(
-        "labels-parquet",
-        "the same as a Parquet table",
-        "label_table:label_table_file",
-        file="labels.parquet",
-        extra="parquet",
     ),
 )
 EXPORTERS = {one.name: one for one in FORMATS}

@@ -18,8 +18,8 @@ JOB = (
     r"\d+\] Watchdog caught collective operation timeout: WorkNCCL\(SeqNum=\d+, OpType=\w+, "
     r"NumelIn=\d+, NumelOut=\d+, Timeout\(ms\)=\d+\) ran for \d+ milliseconds before timing out\.",
     _RANK + r":\[E\d{3,4} [\d:.]{18} ProcessGroupNCCL\.cpp:\d+\] \[PG ID \d+ PG GUID "
-    r"\d+\(default_pg\) Rank \d+\] {1,2}(?:failure detected by watchdog at work sequence id: \d+ PG "
-    r"status: last enqueued work: \d+, last completed work: \d+)?",
+    r"\d+\(default_pg\) Rank \d+\] {1,2}(?:failure detected by watchdog at work sequence id: \d+ "
+    r"PG status: last enqueued work: \d+, last completed work: \d+)?",
     _RANK + r":\[E\d{3,4} [\d:.]{18} ProcessGroupNCCL\.cpp:\d+\] \[Rank \d+\] (?:Some NCCL "
     r"operations have failed or timed out\. Due to the asynchronous nature of CUDA kernels, "
     r"subsequent GPU operations might run on corrupted/incomplete data\.|To avoid data "
@@ -35,17 +35,17 @@ JOB = (
     _RANK + r": (?:\w+\.)*\w+(?:Error|Exception): .+",
     _RANK + r": (?:CUDA kernel errors might be .+|For debugging consider .+|Compile with .+|)",
     _RANK + r": (?:ncclRemoteError: .+|Last error:|socketProgress: .+)",
-    r"[WE]\d{4} [\d:.]{15} \d+ \S*torch/distributed/elastic/multiprocessing/api\.py:\d+\] (?:Sending "
-    r"process \d+ closing signal SIGTERM|failed \(exitcode: -?\d+\) local_rank: \d+ \(pid: \d+\) of "
-    r"binary: \S+)",
+    r"[WE]\d{4} [\d:.]{15} \d+ \S*torch/distributed/elastic/multiprocessing/api\.py:\d+\] "
+    r"(?:Sending process \d+ closing signal SIGTERM|failed \(exitcode: -?\d+\) local_rank: \d+ "
+    r"\(pid: \d+\) of binary: \S+)",
     r"Traceback \(most recent call last\):",
     r'  File "/opt/venv/\S+/torch/distributed/(?:run|launcher/api)\.py", line \d+, in \w+',
     r"    (?:run\(args\)|raise ChildFailedError\()",
     r"torch\.distributed\.elastic\.multiprocessing\.errors\.ChildFailedError: ",
     r"={20,60}|-{20,60}|(?:torchtitan\.train|run_clm\.py|train\.py) FAILED",
     r"Failures:|  <NO_OTHER_FAILURES>|Root Cause \(first observed failure\):|\[\d+\]:",
-    r"  (?:time      : \d{4}-\d\d-\d\d_[\d:]{8}|host      : \S+|rank      : \d+ \(local_rank: \d+\)|"
-    r"exitcode  : -?\d+ \(pid: \d+\)|error_file: <N/A>|traceback : .+)",
+    r"  (?:time      : \d{4}-\d\d-\d\d_[\d:]{8}|host      : \S+|"
+    r"rank      : \d+ \(local_rank: \d+\)|exitcode  : -?\d+ \(pid: \d+\)|error_file: <N/A>|traceback : .+)",
     r"srun: error: (?:Node failure on \S+|\S+: tasks? [\d,\-]+: .+)",
     r"srun: Job step aborted: Waiting up to 62 seconds for job step to finish\.",
     r"slurmstepd: error: \*\*\* (?:JOB|STEP) [\d.]+ ON \S+ CANCELLED AT \S+ DUE .+ \*\*\*",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 import re
@@ -49,7 +50,7 @@ def test_no_line_speaks_of_another_trainer(dialect):
         assert re.search(r"\w FAILED$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("dialect", (*DIALECTS, "trainer-state"))
+@pytest.mark.parametrize("dialect", [*DIALECTS, "trainer-state"])
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_windows_are_invisible(dialect, data):
@@ -60,7 +61,7 @@ def test_windows_are_invisible(dialect, data):
     edges = [0.0, *sorted(cuts), math.inf]
     log = EXPORTERS[dialect].log(Asked(run, log_interval=every))
     parts = []
-    for start_s, stop_s in zip(edges, edges[1:], strict=False):
+    for start_s, stop_s in itertools.pairwise(edges):
         parts += [log.accept(event) for event in run.events(start_s, stop_s)]
         log = pickle.loads(pickle.dumps(log))
     windowed = b"".join([*parts, log.close()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -186,10 +187,13 @@ def test_the_end_of_training():
 # trainer_state.json
 
 # The keys of a trainer_state.json of transformers 5, in the order in which they stand.
-KEYS = """best_global_step best_metric best_model_checkpoint epoch eval_steps global_step
+KEYS = re.findall(
+    r"\w+",
+    """best_global_step best_metric best_model_checkpoint epoch eval_steps global_step
 is_hyper_param_search is_local_process_zero is_world_process_zero log_history logging_steps
 max_steps num_input_tokens_seen num_train_epochs save_steps stateful_callbacks total_flos
-train_batch_size trial_name trial_params""".split()
+train_batch_size trial_name trial_params""",
+)
 
 
 def state_of(run: Run, every: int = 10) -> dict[str, Any]:
@@ -220,8 +224,8 @@ def test_the_state_agrees_with_the_log(name):
             count = int((event.step % 10 == 0).sum())
         elif isinstance(event, ValidationCompleted):
             count = 1
-        elif isinstance(event, PhaseStarted) and event.phase is Phase.EXPORT:
-            count = 1
+        elif isinstance(event, PhaseStarted):
+            count = int(event.phase is Phase.EXPORT)
         elif isinstance(event, RunRestarted):
             steps = run.spec.recipe.steps_per_epoch
             kept = [e for e in kept if float(e["epoch"]) * steps <= event.step * 1.0001]
