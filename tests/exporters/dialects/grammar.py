@@ -45,7 +45,8 @@ JOB = (
     r"={20,60}|-{20,60}|(?:torchtitan\.train|run_clm\.py|train\.py) FAILED",
     r"Failures:|  <NO_OTHER_FAILURES>|Root Cause \(first observed failure\):|\[\d+\]:",
     r"  (?:time      : \d{4}-\d\d-\d\d_[\d:]{8}|host      : \S+|"
-    r"rank      : \d+ \(local_rank: \d+\)|exitcode  : -?\d+ \(pid: \d+\)|error_file: <N/A>|traceback : .+)",
+    r"rank      : \d+ \(local_rank: \d+\)|exitcode  : -?\d+ \(pid: \d+\)|"
+    r"error_file: <N/A>|traceback : .+)",
     r"srun: error: (?:Node failure on \S+|\S+: tasks? [\d,\-]+: .+)",
     r"srun: Job step aborted: Waiting up to 62 seconds for job step to finish\.",
     r"slurmstepd: error: \*\*\* (?:JOB|STEP) [\d.]+ ON \S+ CANCELLED AT \S+ DUE .+ \*\*\*",

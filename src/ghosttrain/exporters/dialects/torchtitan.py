@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghosttrain.core.events import (
+    F64,
+    I64,
     CheckpointSaved,
     Event,
     MessageLogged,
@@ -189,28 +191,23 @@ class TitanLog:
     def _steps(self, event: StepsCompleted) -> Iterator[str]:
         facts, step = self._facts, event.step
         logged = (step % self._every == 0) | (step == 1)
-        collected = (step % GC_EVERY == 0) & (step > 1)
+        collected = step % GC_EVERY == 0
         at = np.flatnonzero(logged)
         if self._last_log_s is None:
             self._last_log_s = float(event.end_s[0] - event.step_time_s[0])
         ends = event.end_s[at]
-        since = np.diff(ends, prepend=self._last_log_s)
         counts = np.diff(at, prepend=-1 - self._steps_since)
-        tps = dict(zip(at.tolist(), self._tps(counts, since).tolist(), strict=True))
-        for position in np.flatnonzero(logged | collected).tolist():
-            number, end_s = int(step[position]), float(event.end_s[position])
-            if collected[position]:
-                began_s = end_s - float(event.step_time_s[position])
-                yield self._gc(began_s, "Performing periodic GC collection", _GC_S)
-            if position in tps:
-                text = facts.step_text(
-                    number,
-                    float(event.loss[position]),
-                    float(event.grad_norm[position]),
-                    self._memory_gib(number),
-                    tps[position],
-                )
-                yield self._info(end_s, text)
+        tps = np.zeros(len(step))
+        tps[at] = self._tps(counts, np.diff(ends, prepend=self._last_log_s))
+        said = np.flatnonzero(logged | collected)
+        columns = (step, event.end_s, event.step_time_s, event.loss, event.grad_norm, tps, logged)
+        rows = zip(*(column[said].tolist() for column in columns), strict=True)
+        for number, end_s, took_s, loss, grad_norm, pace, is_logged in rows:
+            if number % GC_EVERY == 0:
+                yield self._gc(end_s - took_s, "Performing periodic GC collection", _GC_S)
+            if is_logged:
+                memory_gib = self._memory_gib(number)
+                yield self._info(end_s, facts.step_text(number, loss, grad_norm, memory_gib, pace))
             if number == 1:
                 yield self._info(end_s, facts.timeouts_text)
         if len(at):
@@ -219,11 +216,10 @@ class TitanLog:
         else:
             self._steps_since += len(step)
 
-    def _tps(self, steps: np.ndarray, time_s: np.ndarray) -> np.ndarray:
+    def _tps(self, steps: I64, time_s: F64) -> F64:
         """Tokens per second and GPU of so many steps in that time."""
         spec = self._plan.spec
-        tokens = steps * spec.recipe.tokens_per_step
-        return np.asarray(tokens / (time_s * spec.cluster.gpus))
+        return np.asarray(steps * spec.recipe.tokens_per_step / (time_s * spec.cluster.gpus))
 
     def _memory_gib(self, step: int) -> float:
         """The most reserved since the last line: all, once a launch's first steps are done."""
