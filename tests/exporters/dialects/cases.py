@@ -9,7 +9,7 @@ from functools import cache
 from ghosttrain import catalog
 from ghosttrain.core.events import Event
 from ghosttrain.core.run import Run, simulate
-from ghosttrain.core.spec import ParallelRequest, Recipe, RunSpec
+from ghosttrain.core.spec import ParallelRequest, Precision, Recipe, RunSpec
 from ghosttrain.exporters.formats import EXPORTERS
 from ghosttrain.exporters.writing import Asked
 from tests.golden.timelines import case_spec
@@ -85,7 +85,7 @@ def faulty(name: str) -> Run:
 
 
 @cache
-def in_precision(precision: str) -> Run:
+def in_precision(precision: Precision) -> Run:
     """The dense run in another precision."""
     spec = calm("dense").spec
     return simulate(replace(spec, recipe=replace(spec.recipe, precision=precision)), 11)
@@ -101,7 +101,7 @@ def out_of_time() -> Run:
 def all_runs() -> dict[str, Run]:
     """Every run, by name."""
     runs = {name: calm(name) for name in CALM} | {name: faulty(name) for name in FAULTS}
-    runs |= {precision: in_precision(precision) for precision in ("fp8", "fp16")}
+    runs |= {"fp8": in_precision("fp8"), "fp16": in_precision("fp16")}
     return runs | {"out-of-time": out_of_time()}
 
 

@@ -35,7 +35,8 @@ from tests.exporters.dialects.cases import (
 def entries(run: Run, every: int) -> Iterator[dict[str, float]]:
     """What Trainer.log is called with, by a loop over single steps; nothing rounded."""
     recipe, layout = run.spec.recipe, run.plan.layout
-    begun_s, losses, total, done = 0.0, [], 0.0, 0
+    losses: list[float] = []
+    begun_s, total, done = 0.0, 0.0, 0
     for event in events_of(run):
         if isinstance(event, TrainingStarted):
             begun_s, losses, total, done = event.time_s, [], 0.0, event.step
@@ -197,7 +198,8 @@ train_batch_size trial_name trial_params""",
 
 
 def state_of(run: Run, every: int = 10) -> dict[str, Any]:
-    return json.loads(text_of(run, "trainer-state", every))
+    state: dict[str, Any] = json.loads(text_of(run, "trainer-state", every))
+    return state
 
 
 @pytest.mark.parametrize("name", ["dense", "gpu-fault", "checkpoint-corrupted"])
@@ -216,7 +218,7 @@ def test_the_state_is_json_as_the_trainer_writes_it(name):
 def test_the_state_agrees_with_the_log(name):
     """What a launch has lost is not in the history: it goes on from that of its checkpoint."""
     run = faulty(name) if "-" in name else calm(name)
-    kept: list[dict[str, float]] = []
+    kept: list[dict[str, str]] = []
     shown = iter(dicts(run, "hf", 10))
     for event in events_of(run):
         count = 0
@@ -227,8 +229,8 @@ def test_the_state_agrees_with_the_log(name):
         elif isinstance(event, PhaseStarted):
             count = int(event.phase is Phase.EXPORT)
         elif isinstance(event, RunRestarted):
-            steps = run.spec.recipe.steps_per_epoch
-            kept = [e for e in kept if float(e["epoch"]) * steps <= event.step * 1.0001]
+            per_epoch = run.spec.recipe.steps_per_epoch
+            kept = [e for e in kept if float(e["epoch"]) * per_epoch <= event.step * 1.0001]
         kept += [next(shown) for _ in range(count)]
     history = state_of(run)["log_history"]
     assert next(shown, None) is None

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import numpy as np
 import pytest
 
 from ghosttrain import catalog
@@ -80,7 +79,7 @@ def test_tflops_and_mfu_follow_from_tps(name):
 
 def test_stamps_and_grad_norms_are_the_steps():
     run = calm("dense")
-    steps = {}
+    steps: dict[int, tuple[float, float]] = {}
     for event in events_of(run):
         if isinstance(event, StepsCompleted):
             rows = zip(event.step.tolist(), event.end_s, event.grad_norm, strict=True)
@@ -186,7 +185,7 @@ def test_a_launch_from_a_checkpoint_says_so():
     assert loading.endswith(
         f"Loading the checkpoint from outputs/llama-3-8b/checkpoint/step-{restart.step}."
     )
-    took_s = float(re.search(r"in (\d+\.\d\d) seconds", finished)[1])
+    took_s = float(finished.rpartition(" in ")[2].partition(" ")[0])
     assert moment(run, finished[8:31]) - moment(run, loading[8:31]) == pytest.approx(
         took_s, abs=0.01
     )
@@ -287,5 +286,4 @@ def test_the_periodic_collection_comes_before_its_step():
     lines = lines_of(calm("dense"), "torchtitan")
     at = [n for n, line in enumerate(lines) if "periodic GC" in line]
     assert len(at) == 2  # at steps 50 and 100
-    assert [int(TITAN_STEP.fullmatch(lines[n + 1])["step"]) for n in at] == [50, 100]
-    assert np.all(np.diff(at) > 0)
+    assert [lines[n + 1].partition(" step: ")[2][:3] for n in at] == ["50 ", "100"]

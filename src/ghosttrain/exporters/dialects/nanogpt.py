@@ -1,4 +1,4 @@
-"""nanoGPT's log: what train.py of karpathy/nanoGPT prints in rank 0 (commit 3adf61e, 2024).
+"""nanoGPT's log: what train.py of karpathy/nanoGPT prints in rank 0 (master of 2025).
 
 Iterations count from 0: iteration n is the run's step n + 1, and `step n:` is said when n steps are
 done. At each multiple of the log interval
