@@ -32,7 +32,7 @@ JOB = (
     _RANK + r": Traceback \(most recent call last\):(?: \(RANK \d+\))?",
     _RANK + r':   File "/(?:workspace|opt)/\S+", line \d+, in \S+',
     _RANK + r":     \S.*",
-    _RANK + r": (?:\w+\.)*\w+(?:Error|Exception): .+",
+    _RANK + r": (?:\w+\.)*\w+(?:[Ee]rror|Exception): .+",
     _RANK + r": (?:CUDA kernel errors might be .+|For debugging consider .+|Compile with .+|)",
     _RANK + r": (?:ncclRemoteError: .+|Last error:|socketProgress: .+)",
     r"[WE]\d{4} [\d:.]{15} \d+ \S*torch/distributed/elastic/multiprocessing/api\.py:\d+\] "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import pickle
 import re
@@ -12,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghosttrain.core.events import StepsCompleted, TrainingStarted
+from ghosttrain.core.run import simulate
 from ghosttrain.exporters.formats import EXPORTERS, LOGS
 from ghosttrain.exporters.writing import Asked
 from tests.exporters.dialects.cases import all_runs, calm, events_of, faulty, lines_of, text_of
 from tests.exporters.dialects.grammar import JOB, LINES, whole
+from tests.strategies import moments, seeds, specs
 
 DIALECTS = tuple(LINES)
 
@@ -51,7 +54,7 @@ def test_no_line_speaks_of_another_trainer(dialect):
 
 
 @pytest.mark.parametrize("dialect", [*DIALECTS, "trainer-state"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_windows_are_invisible(dialect, data):
     name = data.draw(st.sampled_from(["loss-nan", "checkpoint-corrupted", "gpu-off-bus"]))
@@ -101,3 +104,31 @@ def test_logs_are_logs_and_have_their_files():
         assert LOGS[dialect].file == f"{dialect}.log"
     assert EXPORTERS["trainer-state"].file == "trainer_state.json"
     assert "trainer-state" not in LOGS
+
+
+@pytest.mark.parametrize("dialect", [*DIALECTS, "trainer-state"])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_any_run_in_any_windows(dialect, data):
+    """Random models, layouts and faults; windows that end where events are."""
+    run = simulate(data.draw(specs()), data.draw(seeds))
+    events = events_of(run)
+    times = [event.time_s for event in events]
+    cuts = sorted(data.draw(st.lists(moments(run, times), max_size=4)))
+    log = EXPORTERS[dialect].log(Asked(run, log_interval=10))
+    parts = []
+    for start_s, stop_s in itertools.pairwise([0.0, *cuts, math.inf]):
+        parts += [log.accept(event) for event in run.events(start_s, stop_s)]
+    text = b"".join([*parts, log.close()]).decode()
+    assert text == text_of(run, dialect, events=events)
+    if dialect == "trainer-state":
+        json.loads(text)
+        return
+    known = whole((*LINES[dialect], *JOB))
+    lines = text.split("\n")[:-1]
+    assert [line for line in lines if not known.fullmatch(line)] == []
+    stamps = [line[8:31] for line in lines if line.startswith("[titan]")]
+    assert stamps == sorted(stamps)
+    if cuts:  # a log that begins in the middle
+        later = lines_of(run, dialect, events=events_of(run, cuts[0]))
+        assert [line for line in later if not known.fullmatch(line)] == []
