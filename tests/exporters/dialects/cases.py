@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 
 from ghosttrain import catalog
 from ghosttrain.core.events import Event
@@ -106,7 +106,15 @@ def all_runs() -> dict[str, Run]:
 
 
 def events_of(run: Run, start_s: float = 0.0, stop_s: float = math.inf) -> list[Event]:
+    """The events of a window; those of a whole run are made once."""
+    if (start_s, stop_s) == (0.0, math.inf):
+        return _all_events(run)
     return list(run.events(start_s, stop_s))
+
+
+@lru_cache(maxsize=40)
+def _all_events(run: Run) -> list[Event]:
+    return list(run.events(0.0, math.inf))
 
 
 def text_of(run: Run, name: str, every: int = 10, events: list[Event] | None = None) -> str:
