@@ -156,8 +156,7 @@ class TitanLog:
         """Begin with a launch that is perhaps under way."""
         self._told_s = math.nextafter(time_s, -math.inf)
         self._begin(attempt_at(self._timeline, time_s))
-        assert self._launch is not None
-        if time_s > self._launch.start_s:
+        if self._last_log_s is not None and time_s > self._last_log_s:
             self._last_log_s = None  # nobody has seen what was logged last
 
     def _begin(self, attempt: int) -> None:
