@@ -455,3 +455,26 @@ def test_every_kind_runs_to_its_end_and_is_labelled():
         run = struck(fault(name, at_step=200, gpu=17))
         assert label(run).kind == name
         assert run.timeline.spans[-1].step == 600
+
+
+def test_each_incident_is_cleared_at_the_step_it_struck_at():
+    """Two in a row: the first threw the run back from a later step than the second."""
+    run = struck(
+        fault("host-crash", at_step=120),
+        InjectedFault(WATCHDOG_KIND, at_s=920.0),
+    )
+    first, second = run.timeline.incidents
+    assert first.strike_step > second.strike_step > 0
+    assert second.strike_attempt == 2
+    assert first.cleared_s is not None
+    assert second.cleared_s is not None
+    again = [e for e in events(run, StepsCompleted) if e.attempt == 3]
+    ends = dict(
+        zip(
+            np.concatenate([e.step for e in again]).tolist(),
+            np.concatenate([e.end_s for e in again]).tolist(),
+            strict=True,
+        )
+    )
+    for made in (first, second):
+        assert made.cleared_s == pytest.approx(ends[made.strike_step], abs=1e-6)

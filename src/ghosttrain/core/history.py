@@ -335,7 +335,8 @@ class _Walk:
 
     def _catch_up(self, span: Span, begin: float) -> None:
         """Incidents whose lost steps have been done again in `span`."""
-        for incident in tuple(self.awaiting):
+        # In the order of the steps: a later target that is met too must not take its time.
+        for incident in sorted(self.awaiting, key=lambda made: made.so_far.strike_step):
             target = incident.so_far.strike_step
             if target <= span.step + span.steps:
                 end = self.pace.at(span.ordinal + target - span.step) - begin
