@@ -42,9 +42,13 @@ class Metric:
 
 @cache
 def metrics(wanted: MetricList | None = None) -> tuple[Metric, ...]:
-    """All metrics in the file's order, or those of one list."""
+    """All metrics of GPUs in the file's order, or those of one list."""
     found = (_metric(name) for name in rows.index(_FILE))
-    return tuple(metric for metric in found if wanted is None or wanted in metric.lists)
+    return tuple(
+        metric
+        for metric in found
+        if (wanted in metric.lists if wanted else "node" not in metric.lists)
+    )
 
 
 def _metric(name: str) -> Metric:

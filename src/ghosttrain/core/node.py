@@ -161,8 +161,9 @@ class _Block:
         """Sent, and as much received, by each port of the fabric."""
         spans, volume = self.source.counters.spans, self.source.telemetry.signals.volume
         _, steps = spans.inside(self.at)
-        first = spans.sums.steps[self.at.span_index] - spans.sums.steps[self.booted[0]]
-        return np.asarray(rounded((first + steps[:, None]) * volume.network_bytes), np.float64)
+        sums, before = spans.sums.steps, spans.sums.steps[self.booted[0]]
+        done = (sums[self.at.span_index] + steps)[:, None] - before
+        return np.asarray(rounded(done * volume.network_bytes), np.float64)
 
     def same(self, value: float) -> F64:
         """The same of all nodes."""

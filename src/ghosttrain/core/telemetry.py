@@ -340,8 +340,8 @@ def _joined(parts: list[Column], gpus: int) -> Column:
 
 
 def _refuse_times(times: F64) -> None:
-    if len(times) and not np.isfinite(times).all():
-        raise SpecError("moments of telemetry must be finite numbers of run seconds")
+    if not (np.isfinite(times) & (times >= 0)).all():
+        raise SpecError("moments of telemetry must be finite run seconds from 0 on")
     if (np.diff(times) < 0).any():
         raise SpecError("moments of telemetry must ascend: sort them")
 

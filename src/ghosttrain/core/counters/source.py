@@ -41,13 +41,15 @@ class CounterSource:
         since, steps = self.spans.inside(at)
         dynamic, cut, _ = self._dynamic(at.span.attempt)
         sums, begun = self.spans.sums, self.boots.since(at.span.attempt)
-        first = sums.base_j[at.span_index] - sums.base_j[begun.span] + begun.energy_j
-        first = first + (sums.level_s[at.span_index] - sums.level_s[begun.span]) * dynamic
-        first -= self._at_levels(at.span_index, begun, cut)
-        first += self._apart_until(at.span_index, begun)[0]
-        power = self.fleet.base_w(at.span)
-        total = first + (power * since)[:, None]
-        total += self.spans.level_s(at, since, steps)[:, None] * dynamic
+        # From the run's start on, then less what was before the driver: so it never decreases.
+        base_j = sums.base_j[at.span_index] + self.fleet.base_w(at.span) * since
+        level_s = sums.level_s[at.span_index] + self.spans.level_s(at, since, steps)
+        own = begun.energy_j - sums.base_j[begun.span] - sums.level_s[begun.span] * dynamic
+        own -= self._at_levels(at.span_index, begun, cut)
+        own += self._apart_until(at.span_index, begun)[0]
+        total = level_s[:, None] * dynamic
+        total += base_j[:, None]
+        total += own
         if at.steps is not None:
             total -= since[:, None] * self._now(at, cut)
             for effect, rates in self.apart.during(at.span_index):
@@ -114,15 +116,15 @@ class CounterSource:
     def _bytes(self, at: Moments, sums: F64, which: int) -> I64:
         since, steps = self.spans.inside(at)
         now = self.spans.pcie_bytes(at.span, since, steps)[which]
-        first = sums[at.span_index] - sums[self.boots.since(at.span.attempt).span]
-        return rounded(first + np.asarray(now)[:, None])
+        before = sums[self.boots.since(at.span.attempt).span]
+        return rounded((sums[at.span_index] + np.asarray(now))[:, None] - before)
 
     def nvlink_total_kib(self, at: Moments) -> I64:
         """Sent and received: NVML's NVLINK_THROUGHPUT_DATA_TX and _RX count KiB."""
         _, steps = self.spans.inside(at)
         sums, per_step = self.spans.sums.steps, 2 * self.signals.volume.nvlink_bytes / 1024
-        first = sums[at.span_index] - sums[self.boots.since(at.span.attempt).span]
-        return rounded((first + steps[:, None]) * per_step)
+        before = sums[self.boots.since(at.span.attempt).span]
+        return rounded(((sums[at.span_index] + steps)[:, None] - before) * per_step)
 
     def _apart_until(self, index: int, begun: Since) -> F64:
         """What effects have added by the start of span `index` since the driver was loaded."""

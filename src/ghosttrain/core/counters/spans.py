@@ -97,10 +97,12 @@ class SpanSums:
         """Steps done in a training span, with the part of one that a fault cut short."""
         if not span.cut:
             return float(span.steps)
-        pace = self.fleet.pace
-        clock = pace.at(span.ordinal + span.steps) - pace.at(span.ordinal)
+        pace, after = self.fleet.pace, span.ordinal + span.steps
+        clock = pace.at(after) - pace.at(span.ordinal)
         left_s = span.duration_s - clock * span.step_time_s
-        return span.steps + max(0.0, left_s) / (span.factor * self._step_s)
+        # The one that was cut shows the pace of the last: see `StepSource.in_progress`.
+        last_s = float(pace.factors(after - 1, after)[0]) * span.step_time_s
+        return span.steps + max(0.0, left_s) / last_s
 
     def _level_s(self, trained_s: Any, steps: Any) -> Any:
         """Power level times time, of a time in which so many steps were done.
