@@ -74,7 +74,7 @@ def energy_against_power(run: Run, start_s: float, stop_s: float) -> np.ndarray:
     energy_w = np.diff(block.columns["energy_mj"][[0, -1]], axis=0)[0] / (stop_s - start_s) / 1000
     middles = 0.5 * (times[1:] + times[:-1])
     power = run.telemetry(middles, ["power_w"]).columns["power_w"].astype(np.float64)
-    return energy_w / power.mean(axis=0) - 1
+    return np.asarray(energy_w / power.mean(axis=0) - 1)
 
 
 QUIET_WINDOWS = [(300.0, 2300.0), (900.0, 2500.0), (1500.0, 5000.0), (0.0, 5300.0)]
@@ -222,7 +222,7 @@ def relaunched(run: Run, number: int = 0) -> tuple[float, float]:
 
 
 def counted(run: Run, times: list[float], name: str, gpu: int = 17) -> list[int]:
-    return run.telemetry(np.array(times), [name]).columns[name][:, gpu].tolist()
+    return [int(value) for value in run.telemetry(np.array(times), [name]).columns[name][:, gpu]]
 
 
 def test_a_restart_of_the_processes_resets_nothing():

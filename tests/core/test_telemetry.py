@@ -40,8 +40,16 @@ SIGNS = {
 INTEGRALS = [name for name in FIELDS if name.endswith(("_mj", "_ns", "_kib", "_bytes"))]
 
 
-def fault(name: str, at_s: float, gpu: int = 17, **asked: float) -> InjectedFault:
-    return InjectedFault(catalog.fault_kind(name), at_s, gpu, **asked)
+def fault(
+    name: str,
+    at_s: float,
+    gpu: int = 17,
+    *,
+    severity: float | None = None,
+    duration_s: float | None = None,
+) -> InjectedFault:
+    kind = catalog.fault_kind(name)
+    return InjectedFault(kind, at_s, gpu, severity=severity, duration_s=duration_s)
 
 
 def struck(*faults: InjectedFault, seed: int = 7, steps: int = 1500) -> Run:

@@ -66,7 +66,7 @@ class NodeSource:
     def __init__(self, telemetry: TelemetrySource) -> None:
         self.telemetry, self.plan = telemetry, telemetry.plan
         self.timeline, self.counters = telemetry.timeline, telemetry.counters
-        self.per_node = telemetry.per_node
+        self.per_node, self.starts_s = telemetry.per_node, telemetry.starts_s
         self.nodes = -(-telemetry.gpus // self.per_node)
         self.threads = host.threads(self.plan.spec.gpu, self.per_node)
 
@@ -145,8 +145,7 @@ class _Block:
         since = self.source.counters.boots.since(self.at.span.attempt)
         every = slice(None, None, self.source.per_node)
         first, up_s = since.span[every], since.up_s[every]
-        starts = np.array([self.source.timeline.starts_s[i] for i in first.tolist()])
-        return first, starts - up_s
+        return first, self.source.starts_s[first] - up_s
 
     def counted(self, name: str) -> F64:
         """A counter since a node's boot: what it did idle before, and since."""
@@ -154,7 +153,7 @@ class _Block:
         first, booted_s = self.booted
         sums, rate = source.sums[:, column], source.rates(self.at.span)[column]
         now = sums[self.at.span_index] + rate * (self.at.time_s - self.at.span.start_s)
-        idle = _IDLE[column] * (np.array(source.timeline.starts_s)[first] - booted_s)
+        idle = _IDLE[column] * (source.starts_s[first] - booted_s)
         return np.asarray(now[:, None] - sums[first] + idle)
 
     def port_bytes(self) -> F64:

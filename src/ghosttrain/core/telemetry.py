@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.counters import CounterSource, Moments
+from ghosttrain.core.counters.moments import rounded, same_of_all
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.events import FleetSamples, Phase
 from ghosttrain.core.fleet import FleetSource
@@ -55,7 +56,7 @@ class Telemetry:
     Attributes:
         time_s: Moments, shape (K,).
         attempt: Launch at each, shape (K,).
-        columns: By field, float32 or int64, shape (K, G).
+        columns: By field, float32 or int64, shape (K, G); to be read, not written to.
         lost: At each moment the GPUs that do not answer; their values mean nothing.
         nodes_down: At each moment the nodes of which nothing answers.
     """
@@ -87,7 +88,7 @@ class TelemetrySource:
         signals: SignalSource,
     ) -> None:
         self.plan, self.timeline, self.fleet, self.steps = plan, timeline, fleet, steps
-        self.signals, self._starts_s = signals, np.asarray(timeline.starts_s)
+        self.signals, self.starts_s = signals, np.asarray(timeline.starts_s)
         self.counters = CounterSource(plan, timeline, fleet, signals)
         cluster = plan.spec.cluster
         self.gpus, self.per_node = cluster.gpus, min(cluster.gpus_per_node, cluster.gpus)
@@ -123,7 +124,7 @@ class TelemetrySource:
         """
         times = np.asarray(times_s, np.float64).reshape(-1)
         _refuse_times(times)
-        for index, low, high in moments_by_span(self.timeline, self._starts_s, times):
+        for index, low, high in moments_by_span(self.timeline, self.starts_s, times):
             span, part = self.timeline.spans[index], times[low:high]
             if span.phase is not Phase.TRAINING or not span.steps:
                 yield Moments(index, span, part)
@@ -151,6 +152,8 @@ class _Block:
     def silent(self) -> tuple[tuple[int, ...], ...]:
         """Nodes that do not answer at each moment."""
         source = self.source
+        if not self.at.span.incident:
+            return ((),) * self.shape[0]
         return tuple(
             silent_nodes(source.timeline, self.at.span, time_s, source.per_node)
             for time_s in self.at.time_s.tolist()
@@ -192,13 +195,13 @@ class _Block:
     def limit_w(self) -> F32:
         """Power limit in force."""
         gpu = self.source.plan.spec.gpu
-        limit = np.full(self.shape, gpu.tdp_w, np.float32)
+        limit = np.full(self.gpus, gpu.tdp_w, np.float32)
         for effect in self.source.timeline.effects_of(self.at.span):
             if effect.effect == "power-cap":
                 level = effect.stretch_level(self.at.span.start_s)
                 at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
-                np.minimum(limit[:, at], np.float32((1 - level) * gpu.tdp_w), out=limit[:, at])
-        return limit
+                np.minimum(limit[at], np.float32((1 - level) * gpu.tdp_w), out=limit[at])
+        return np.broadcast_to(limit, self.shape)
 
     @cached_property
     def clock_reasons(self) -> I64:
@@ -217,15 +220,15 @@ class _Block:
 
     def rate(self, per_gpu: F64) -> I64:
         """A rate that all GPUs have, bytes/s."""
-        return np.repeat(np.rint(per_gpu).astype(np.int64)[:, None], self.gpus, axis=1)
+        return same_of_all(rounded(per_gpu), self.gpus)
 
     def constant(self, value: int) -> I64:
         """The same of all GPUs."""
-        return np.full(self.shape, value, np.int64)
+        return np.broadcast_to(np.int64(value), self.shape)
 
     def same_float(self, value: float) -> F32:
         """The same of all GPUs."""
-        return np.full(self.shape, value, np.float32)
+        return np.broadcast_to(np.float32(value), self.shape)
 
     def sign(self, name: str) -> I64:
         """A counter or mark that incidents move, 0 for most GPUs."""
@@ -336,7 +339,11 @@ def _whole(values: F32) -> I64:
 def _joined(parts: list[Column], gpus: int) -> Column:
     if not parts:
         return np.empty((0, gpus), np.float32)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(parts) == 1:
+        return parts[0]
+    if any(part.strides[1] for part in parts):
+        return np.concatenate(parts)
+    return same_of_all(np.concatenate([part[:, 0] for part in parts]), gpus)
 
 
 def _refuse_times(times: F64) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ghosttrain.core.counters.moments import Moments
+from ghosttrain.core.counters.moments import Moments, same_of_all
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.timeline import Timeline
 
@@ -32,12 +32,12 @@ class Marks:
 
     def signs(self, at: Moments, name: str) -> I64:
         """A counter or mark that incidents move, by the signs that show in the span."""
-        out = np.zeros((len(at.time_s), self.gpus), np.int64)
-        if not at.span.signs:
-            return out
         table = self._signs
-        which = np.array(at.span.signs)
+        which = np.array(at.span.signs, np.int64)
         which = which[table.name[which] == name]
+        if not len(which):
+            return self._none(at)
+        out = np.zeros((len(at.time_s), self.gpus), np.int64)
         values = table.values(which, at.time_s, table.gone_s[which])
         gpus = table.gpu[which]
         if name == "xid":  # the last one stays
@@ -46,6 +46,9 @@ class Marks:
         else:
             np.add.at(out.T, gpus, values.T)
         return out
+
+    def _none(self, at: Moments) -> I64:
+        return same_of_all(np.zeros(len(at.time_s), np.int64), self.gpus)
 
     @cached_property
     def _signs(self) -> _Signs:
@@ -78,9 +81,11 @@ class Marks:
 
     def _kept_on_board(self, at: Moments, name: str) -> I64:
         """What a sign has counted over resets, until its GPU left, shape (K, G)."""
-        out = np.zeros((len(at.time_s), self.gpus), np.int64)
         table = self._signs
         which = np.flatnonzero((table.name == name) & (table.since_s <= at.time_s[-1]))
+        if not len(which):
+            return self._none(at)
+        out = np.zeros((len(at.time_s), self.gpus), np.int64)
         values = table.values(which, at.time_s, table.left_s[which])
         np.add.at(out.T, table.gpu[which], values.T)
         return out
@@ -107,8 +112,10 @@ class Marks:
 
     def _marked(self, at: Moments, marks: F64) -> I64:
         """Number of marks (GPU, from, until) of each GPU at each moment, shape (K, G)."""
-        out = np.zeros((len(at.time_s), self.gpus), np.int64)
         here = marks[marks[:, 1] <= at.time_s[-1]]
+        if not len(here):
+            return self._none(at)
+        out = np.zeros((len(at.time_s), self.gpus), np.int64)
         there = (at.time_s >= here[:, 1:2]) & (at.time_s < here[:, 2:3])
         np.add.at(out.T, here[:, 0].astype(np.int64), there.astype(np.int64))
         return out

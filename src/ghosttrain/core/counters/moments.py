@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,4 +30,11 @@ def summed(rows: F64) -> F64:
 
 def rounded(values: F64) -> I64:
     """Whole numbers, as counters are."""
-    return np.asarray(np.rint(values), np.int64)
+    out = np.empty(values.shape, np.int64)
+    np.rint(values, out=out, casting="unsafe")  # through NumPy's small buffer: no copy between
+    return out
+
+
+def same_of_all(values: NDArray[Any], gpus: int) -> NDArray[Any]:
+    """One value of each moment for all GPUs, shape (K, G), read-only and without their memory."""
+    return np.broadcast_to(values[:, None], (len(values), gpus))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ghosttrain.core.counters.apart import ApartSums, gpus_of
 from ghosttrain.core.counters.boots import Boots, Since
 from ghosttrain.core.counters.marks import Marks
-from ghosttrain.core.counters.moments import Moments, rounded
+from ghosttrain.core.counters.moments import Moments, rounded, same_of_all
 from ghosttrain.core.counters.spans import POWER_LEVELS, SpanSums, between, training_level
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.laws.telemetry import mean_cut, share_at_limit
@@ -116,15 +116,19 @@ class CounterSource:
     def _bytes(self, at: Moments, sums: F64, which: int) -> I64:
         since, steps = self.spans.inside(at)
         now = self.spans.pcie_bytes(at.span, since, steps)[which]
-        before = sums[self.boots.since(at.span.attempt).span]
-        return rounded((sums[at.span_index] + np.asarray(now))[:, None] - before)
+        return self._since_boot(at, sums, sums[at.span_index] + np.asarray(now))
 
     def nvlink_total_kib(self, at: Moments) -> I64:
         """Sent and received: NVML's NVLINK_THROUGHPUT_DATA_TX and _RX count KiB."""
         _, steps = self.spans.inside(at)
         sums, per_step = self.spans.sums.steps, 2 * self.signals.volume.nvlink_bytes / 1024
-        before = sums[self.boots.since(at.span.attempt).span]
-        return rounded(((sums[at.span_index] + steps)[:, None] - before) * per_step)
+        return self._since_boot(at, sums * per_step, (sums[at.span_index] + steps) * per_step)
+
+    def _since_boot(self, at: Moments, sums: F64, now: F64) -> I64:
+        """What all GPUs count alike, less what was before the driver of each was loaded."""
+        if not self.boots.by(at.span.attempt):
+            return same_of_all(rounded(now), self.gpus)
+        return rounded(now[:, None] - sums[self.boots.since(at.span.attempt).span])
 
     def _apart_until(self, index: int, begun: Since) -> F64:
         """What effects have added by the start of span `index` since the driver was loaded."""
