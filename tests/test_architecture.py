@@ -54,6 +54,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("playback",),
     ("",),  # ghosttrain/__init__.py itself: the public names
     ("views", "exporters", "ensemble", "checking", "validation", "scoring"),
+    ("serve",),
     ("bench",),
     ("drill",),
     ("cli",),

@@ -41,6 +41,14 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
             "ghosttrain export --faults realistic --to out --format labels,labels-parquet",
         ),
     ),
+    "serve": (
+        "A live run behind HTTP: /metrics as dcgm-exporter has them, discovery, control.",
+        (
+            "ghosttrain serve llama-3-8b --gpus 64 --seed 7",
+            "ghosttrain serve --faults gpu-off-bus@2h:17 --at incident:1-2min",
+            "ghosttrain serve --speed 60 --metrics default,profiling --port-per-node",
+        ),
+    ),
     "drill": (
         "A hidden fault to find: watch, say what and where it is, see the truth.",
         (

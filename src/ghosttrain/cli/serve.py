@@ -1,0 +1,297 @@
+"""`ghosttrain serve`: a live run behind HTTP, for Prometheus and for whoever reads what it does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from ghosttrain.cli.common import (
+    LARGEST_SEED,
+    add_spec_arguments,
+    count,
+    duration,
+    read_by,
+    request_from_args,
+    settle,
+    stamp,
+)
+from ghosttrain.cli.main import Interrupted, complain
+from ghosttrain.cli.run import again
+
+TYPE_CHECKING = False  # typing itself costs 4 ms
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from ghosttrain.core.run import Run
+    from ghosttrain.serve.collection import Collector
+    from ghosttrain.serve.live import LiveRun
+    from ghosttrain.serve.server import Server
+
+PORT = 9400  # dcgm-exporter's
+# A page is the state of its collection. dcgm-exporter collects every 30 s; here that would be up
+# to 30 s x --speed of run time, and alerts that look back a minute would see two states.
+COLLECT_INTERVAL_S = 1.0
+STOPS_WITHIN_S = 0.1  # after a signal: the rest of 0.2 s is for last words
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `serve`."""
+    add_spec_arguments(parser)
+    where = parser.add_argument_group("where to serve it")
+    where.add_argument(
+        "--host", default="127.0.0.1", help="name or address to listen on (default: 127.0.0.1)"
+    )
+    where.add_argument(
+        "--port",
+        metavar="N",
+        type=port,
+        default=PORT,
+        help=f"port to listen on, 0 for any free one (default: {PORT})",
+    )
+    where.add_argument(
+        "--port-per-node",
+        action="store_true",
+        help="answer for node K on port N + K, as if each node had an exporter of its own",
+    )
+    where.add_argument(
+        "--token",
+        metavar="WORD",
+        type=token,
+        help="who controls the run must know it (default: none on loopback, elsewhere a random"
+        " one, which is told)",
+    )
+    how = parser.add_argument_group("how to play it")
+    how.add_argument(
+        "--speed",
+        metavar="real|N",
+        type=steady_speed,
+        default=1.0,
+        help="run seconds per wall second; at real, the default, it is 1: rates and `for:` clauses"
+        " mean what they say",
+    )
+    how.add_argument(
+        "--at",
+        metavar="TIME",
+        help="begin at a moment of the run, as in 2h10min, or before or after a fault, as in"
+        " incident:1-2min",
+    )
+    how.add_argument(
+        "--runs",
+        metavar="N|loop",
+        type=runs,
+        help="after N runs stay at the end of the last one and serve that; default: loop, when a"
+        " run is over the next one begins after 30 s, with the next seed (ghosttrain_info tells)",
+    )
+    how.add_argument(
+        "--exit-after", metavar="TIME", type=duration, help="end after a time, as in 2h10min"
+    )
+    what = parser.add_argument_group("what to serve")
+    what.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        default="default",
+        help="default, profiling, all, or names of metrics (default: default);"
+        " `ghosttrain list metrics` has them",
+    )
+    what.add_argument(
+        "--collect-interval",
+        metavar="TIME",
+        type=duration,
+        default=COLLECT_INTERVAL_S,
+        help="wall time between two collections: all who scrape between them see the same"
+        " (default: 1s; dcgm-exporter's is 30s)",
+    )
+    what.add_argument(
+        "--dcgm-exporter",
+        metavar="RELEASE",
+        help="whose labels to write (default: 4.5.3-4.8.2; later ones say hostname for Hostname)",
+    )
+    what.add_argument(
+        "--mapping",
+        choices=("none", "kubernetes", "slurm"),
+        default="none",
+        help="label GPUs with the pod or the job that uses them, as dcgm-exporter can",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Serve until told to end."""
+    args.watched = is_terminal()
+    until = time.monotonic() + args.exit_after if args.exit_after else None
+    server_module()
+    settle(args, watched=args.watched)
+    collector = collector_of(args)
+    server = server_of(args, collector)
+    try:
+        server.start()
+        print(told(args, server.port, collector), flush=True)
+        server.wait(None if until is None else max(0.0, until - time.monotonic()))
+    except Interrupted as interrupted:
+        server.stop(STOPS_WITHIN_S)
+        complain(last_words(args, collector.live))
+        interrupted.told = True
+        raise
+    finally:
+        server.stop()
+    return 0
+
+
+def server_module() -> Any:
+    """The module of the server.
+
+    Raises:
+        RequestError: If the packages it needs are not installed.
+    """
+    try:
+        from ghosttrain.serve import app, server
+
+        return app, server
+    except ImportError as error:
+        if (error.name or "").startswith("ghosttrain"):
+            raise
+        from ghosttrain.core.errors import RequestError
+
+        raise RequestError(
+            f"serve needs the package {error.name}: pip install 'ghosttrain[serve]'"
+        ) from None
+
+
+def collector_of(args: argparse.Namespace) -> Collector:
+    """What collects the state of the run that is asked for.
+
+    Raises:
+        RequestError: If there can be no such run, moment or metric.
+    """
+    from ghosttrain import catalog
+    from ghosttrain.exporters.prometheus.dcgm import RELEASED, Dialect, chosen_metrics
+    from ghosttrain.serve.collection import Collector
+    from ghosttrain.serve.control import moment
+    from ghosttrain.serve.live import LiveRun
+
+    metrics = chosen_metrics(args.metrics, catalog.metrics())
+    dialect = Dialect.of(args.dcgm_exporter or RELEASED, args.mapping)
+    live = LiveRun(a_run(args), speed=args.speed, next_run=following(args))
+    if args.at:
+        live.seek(moment(live, args.at))
+    return Collector(live, metrics, dialect, interval_s=args.collect_interval)
+
+
+def a_run(args: argparse.Namespace) -> Run:
+    """The run of the present seed."""
+    from ghosttrain.core.run import simulate
+    from ghosttrain.inputs.request import resolve
+
+    return simulate(resolve(request_from_args(args), args.seed), args.seed)
+
+
+def following(args: argparse.Namespace) -> Callable[[], Run | None]:
+    """What gives the next run, with the next seed, as long as there is to be one."""
+    left = (args.runs or sys.maxsize) - 1
+
+    def next_run() -> Run | None:
+        nonlocal left
+        if left <= 0:
+            return None
+        left -= 1
+        args.seed = (args.seed + 1) % (LARGEST_SEED + 1)
+        return a_run(args)
+
+    return next_run
+
+
+def server_of(args: argparse.Namespace, collector: Collector) -> Server:
+    """The server, its sockets open, not yet answering.
+
+    Raises:
+        RequestError: If there can be no such ports.
+        WorldError: If a port is taken.
+    """
+    import secrets
+
+    from ghosttrain.serve.app import Faces
+    from ghosttrain.serve.server import Server, listen
+
+    if not args.token and not args.host.startswith(LOOPBACK):
+        args.token = secrets.token_urlsafe(16)
+    nodes = collector.live.run.spec.cluster.nodes if args.port_per_node else 1
+    sockets = listen(args.host, args.port, nodes)
+    faces = Faces(
+        collector,
+        port=int(sockets[0].getsockname()[1]),
+        port_per_node=args.port_per_node,
+        token=args.token or "",
+    )
+    return Server(faces.app(), sockets)
+
+
+def told(args: argparse.Namespace, first: int, collector: Collector) -> str:
+    """What is served where, how to stop, and how to have it again."""
+    spec, run = collector.live.run.spec, collector.live.run
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    at, nodes = f"http://{host}:{first}", spec.cluster.nodes
+    lines = [
+        f"Serving a simulated run: {spec.model.name} on {spec.cluster.gpus:,} × {spec.gpu.name},"
+        f" {nodes:,} node{'s' if nodes > 1 else ''}, seed {run.seed}, speed {args.speed:g}"
+    ]
+    if args.port_per_node:
+        lines.append(f"  {at}/metrics          node 0; node K on port {first} + K")
+    else:
+        lines.append(f"  {at}/metrics          all nodes and the job")
+        lines.append(f"  {at}/node/K/metrics   node K, 0 to {nodes - 1:,}")
+    lines.append(f"  {at}/sd               targets, for Prometheus' http_sd_configs")
+    lines.append(f"  {at}/api/v1/state     where the run is")
+    if args.token:
+        lines.append(f"Control needs the token: Authorization: Bearer {args.token}")
+    lines.append(f"Again: {again(args, 'serve')}")
+    lines.append("Ctrl-C ends it.")
+    return "\n".join(lines)
+
+
+def last_words(args: argparse.Namespace, live: LiveRun) -> str:
+    """What ran, and how to have it again; with the faults that were injected meanwhile."""
+    spec = live.run.spec
+    at_s = live.playing.time_s
+    where = f"{spec.model.name} on {spec.cluster.gpus:,} × {spec.gpu.name}"
+    text = f"Interrupted at {stamp(spec.start_unix_s + at_s)}: {where}."
+    return f"{text} Again: {again(args, 'serve')}"
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches."""
+    try:
+        return sys.stdout is not None and sys.stdout.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def port(text: str) -> int:
+    """A port's number."""
+    import argparse
+
+    if not (text.isascii() and text.isdigit() and int(text[:9]) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give one from 0 to 65535")
+    return int(text)
+
+
+def steady_speed(text: str) -> float:
+    """A --speed that stays."""
+    from ghosttrain.serve.control import read_speed
+
+    return read_by(read_speed)(text)
+
+
+def token(text: str) -> str:
+    """A --token: something that fits into a header."""
+    import argparse
+
+    if not (8 <= len(text) <= 200 and text.isascii() and text.isprintable() and " " not in text):
+        raise argparse.ArgumentTypeError("give 8 to 200 ASCII characters without blanks")
+    return text
+
+
+def runs(text: str) -> int | None:
+    """A --runs: a number, or None for ever."""
+    return None if text == "loop" else count(text)

@@ -1,0 +1,1 @@
+"""A live run behind HTTP: pages of metrics, service discovery, control."""

@@ -1,0 +1,140 @@
+"""Collections: the state of the run at one moment, which all scrapers see until the next one.
+
+As dcgm-exporter does: what it serves is what it last collected.
+"""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ghosttrain.exporters.prometheus.page import Moment, Pages, moment_of
+
+if TYPE_CHECKING:
+    from ghosttrain.catalog import Metric
+    from ghosttrain.core.run import Run
+    from ghosttrain.exporters.prometheus.dcgm import Dialect
+    from ghosttrain.serve.live import LiveRun
+
+KEPT_PAGES = 16  # of a collection: both formats of all nodes, plain and packed, and some nodes
+PACKED_FROM_BYTES = 1024  # less is not worth packing
+
+Part = int | Literal["all", "job"]
+
+
+class Wanted(NamedTuple):
+    """Which page somebody wants: of a node, of all, or of the job; in which form."""
+
+    part: Part
+    openmetrics: bool = False
+    packed: bool = False
+
+
+class Page(NamedTuple):
+    """A page as it is sent: its pieces, and whether they are packed."""
+
+    pieces: tuple[bytes, ...]
+    packed: bool
+
+    @property
+    def size(self) -> int:
+        """Its length, bytes."""
+        return sum(map(len, self.pieces))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Collection:
+    """The state of a run that all scrapers see until the next collection."""
+
+    run: Run
+    moment: Moment
+    wall_s: float
+    pages: OrderedDict[Wanted, Page] = field(default_factory=OrderedDict)
+
+
+class Collector:
+    """Collects when somebody asks and the last collection is too old.
+
+    Its methods may be called from any thread; one at a time works.
+    """
+
+    def __init__(
+        self,
+        live: LiveRun,
+        metrics: Sequence[Metric],
+        dialect: Dialect,
+        *,
+        interval_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.live = live
+        self._metrics, self._dialect = tuple(metrics), dialect
+        self._interval_s, self._clock = interval_s, clock
+        self._lock = threading.RLock()
+        self._pages = Pages(live.run, metrics, dialect)
+        self._last: Collection | None = None
+
+    def ready(self, wanted: Wanted) -> Page | None:
+        """The page, if it is there already and young enough. Never waits."""
+        last = self._last
+        if last is None or self._clock() - last.wall_s >= self._interval_s:
+            return None
+        return last.pages.get(wanted)
+
+    def collection(self) -> Collection:
+        """The present collection."""
+        with self._lock:
+            now, last = self._clock(), self._last
+            if last is None or now - last.wall_s >= self._interval_s:
+                playing = self.live.move()
+                run = self.live.run
+                last = Collection(run, moment_of(run, self._metrics, playing), now)
+                self._last = last
+            return last
+
+    def page(self, wanted: Wanted) -> Page | None:
+        """A page of the present collection, None for a node that is down."""
+        with self._lock:
+            now = self.collection()
+            if isinstance(wanted.part, int) and wanted.part in now.moment.down:
+                return None
+            page = now.pages.get(wanted)
+            if page is None:
+                page = self._made(now, wanted)
+                now.pages[wanted] = page
+                while len(now.pages) > KEPT_PAGES:
+                    now.pages.popitem(last=False)
+            return page
+
+    def change(self, act: Callable[[LiveRun], None]) -> Collection:
+        """Act on the run, and collect anew: what has been asked for shows at once."""
+        with self._lock:
+            try:
+                act(self.live)
+            finally:
+                self._last = None
+            return self.collection()
+
+    def _made(self, now: Collection, wanted: Wanted) -> Page:
+        if wanted.packed:
+            plain = self.page(wanted._replace(packed=False))
+            assert plain is not None
+            if plain.size < PACKED_FROM_BYTES:
+                return plain
+            return Page((gzip.compress(b"".join(plain.pieces), 1, mtime=0),), packed=True)
+        if self._pages.run is not now.run:
+            self._pages = Pages(now.run, self._metrics, self._dialect)
+        pages, openmetrics = self._pages, wanted.openmetrics
+        match wanted.part:
+            case "all":
+                pieces = pages.whole(now.moment, openmetrics=openmetrics)
+            case "job":
+                pieces = pages.job(now.moment, openmetrics=openmetrics)
+            case node:
+                pieces = pages.node(now.moment, node, openmetrics=openmetrics)
+        return Page(tuple(pieces), packed=False)
