@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-GROUPS = ("start", "cpu", "memory", "log", "telemetry", "bytes", "large", "month", "grid")
+GROUPS = (
+    "start",
+    "cpu",
+    "memory",
+    "log",
+    "telemetry",
+    "bytes",
+    "large",
+    "month",
+    "grid",
+    "metrics",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Measure; the exit code is 1 when a goal is missed."""
-    from ghosttrain.bench import core, process
+    from ghosttrain.bench import core, metrics, process
     from ghosttrain.core.errors import RequestError
 
     benches = {
@@ -33,6 +44,7 @@ def execute(args: argparse.Namespace) -> int:
         "large": core.bench_large_run,
         "month": core.bench_realistic_month,
         "grid": core.bench_grid,
+        "metrics": metrics.bench_metrics,
     }
     assert tuple(benches) == GROUPS
     for name in args.group:

@@ -25,6 +25,8 @@ MAPPINGS: tuple[Mapping, ...] = ("none", "kubernetes", "slurm")
 _RELEASE = re.compile(r"(?:\d+\.\d+\.\d+-)?(\d+)\.(\d+)\.(\d+)", re.ASCII)
 _OLDEST = (4, 0, 0)  # before DCGM 4 some labels were others (no pci_bus_id, no err_msg of Xid 0)
 _LAST_WITH_CAPITAL = (4, 8, 2)
+# What DCGM puts there is a rate; see docs/decisions/0010-counters-of-telemetry.md.
+_GAUGE_LATER = "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL"
 
 # Field numbers: a page's families are sorted by them, as Go's templates walk maps by key and the
 # number is a key's first field. Source: NVIDIA/go-dcgm, pkg/dcgm/const_fields.go.
@@ -149,6 +151,11 @@ class Dialect:
             )
         return cls("Hostname" if version <= _LAST_WITH_CAPITAL else "hostname", mapping)
 
+    def kind(self, metric: Metric) -> str:
+        """The type of a metric. What is later than the catalogue's release calls one a gauge."""
+        is_later = self.host_label == "hostname"
+        return "gauge" if is_later and metric.name == _GAUGE_LATER else metric.kind
+
 
 def chosen_metrics(words: str, rows: Sequence[Metric]) -> tuple[Metric, ...]:
     """The metrics that `words` name, in the order of a page.
@@ -160,6 +167,7 @@ def chosen_metrics(words: str, rows: Sequence[Metric]) -> tuple[Metric, ...]:
     Raises:
         SpecError: If a word is neither a list nor a metric.
     """
+    rows = [row for row in rows if "node" not in row.lists]
     lists = {name for row in rows for name in row.lists}
     asked = [word for part in words.split(",") if (word := part.strip())]
     for word in asked:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ghosttrain.core.identity import gpu_uuid, host_name, job_id, pci_bus_id
+from ghosttrain.core.identity import dcgm_pci_bus_id, gpu_uuid, host_name, job_id
 from ghosttrain.core.timeline import physical_nodes
 from ghosttrain.exporters.prometheus.dcgm import UNKNOWN_XID, XID_WORDS, Dialect
 
@@ -122,7 +122,7 @@ class GpuPages:
         cluster, product = spec.cluster, _escaped(spec.gpu.product_name)
         physical = physical_nodes(self._run.timeline, cluster.nodes, attempt).tolist()
         slots = range(cluster.gpus_per_node)
-        buses = [_bus_id(pci_bus_id(spec.gpu, local)) for local in slots]
+        buses = [dcgm_pci_bus_id(spec.gpu, local) for local in slots]
         driver = _escaped(cluster.driver)
         names = (
             f'{{gpu="{local}",UUID="{gpu_uuid(cluster, node, local)}"'
@@ -170,7 +170,7 @@ class GpuPages:
             tails = self._tails(fleet, is_xid=True) if is_xid else plain
             end = b"} " + _hole(metric) + b"\n"
             per_node = self._run.spec.cluster.gpus_per_node
-            cutter.declare(_declared(metric, openmetrics=openmetrics))
+            cutter.declare(_declared(metric, self._dialect.kind(metric), openmetrics=openmetrics))
             cutter.add(
                 [name + labels[gpu] + tails[gpu // per_node] + end for gpu in on_page],
                 holes=3 if is_xid else 1,
@@ -258,24 +258,18 @@ def _hole(metric: Metric) -> bytes:
     return b"%.3f000" if metric.field.endswith("_w") else b"%.6f"
 
 
-def _declared(metric: Metric, *, openmetrics: bool) -> bytes:
+def _declared(metric: Metric, kind: str, *, openmetrics: bool) -> bytes:
     """The two lines before a family.
 
     A counter of OpenMetrics has a name that ends in _total. These have not, and shall not be
     renamed: there they are of unknown type.
     """
-    kind, about = metric.kind, metric.help
+    about = metric.help
     if openmetrics:
         kind = "unknown" if kind == "counter" else kind
         about = about.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
     lines = f"# HELP {metric.name} {about}\n# TYPE {metric.name} {kind}\n"
     return lines.replace("%", "%%").encode()
-
-
-def _bus_id(address: str) -> str:
-    """A PCI address as NVML has it: domain of eight digits, capitals, with the function."""
-    domain, bus, device = address.split(":")
-    return f"{int(domain, 16):08X}:{bus.upper()}:{device.upper()}.0"
 
 
 def _escaped(text: str) -> str:
