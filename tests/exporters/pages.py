@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from ghosttrain.core.events import Phase
+from ghosttrain.core.job import JobState, LastStep
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.exporters.prometheus.dcgm import Dialect
 from ghosttrain.exporters.prometheus.gpu_page import GpuPages
@@ -87,11 +88,14 @@ def page(
     return b"".join(pages.render(telemetry, **how)).decode()
 
 
-def job_state(**changes: Any) -> Any:
+def job_state(**changes: Any) -> JobState:
+    """A job in its 41st step; `last` None is one before its first."""
     values: dict[str, Any] = {
-        "phase": "training", "attempt": 1, "step": 40, "epoch": 1, "tokens": 40 * 524288,
-        "loss": 3.25, "grad_norm": 0.5, "learning_rate": 2e-4, "step_time_s": 4.5,
-        "tokens_per_s": 116508.4, "mfu": 0.41, "tflops_per_gpu": 405.0, "eta_s": 90.0,
-        "validation_loss": None, "restarts": 0, "faults": 0, "steps_lost": 0, "goodput": 0.8,
+        "time_s": 180.0, "phase": Phase.TRAINING, "attempt": 1, "step": 40, "total_steps": 60,
+        "epoch": 1, "tokens": 40 * 524288, "samples": 40 * 64, "validation": None,
+        "last": LastStep(40, 178.0, 3.25, 0.5, 2e-4, 4.5, 116508.4, 0.41, 405.0, 90.0, None),
+        "checkpoint": None, "restarts": 0, "faults": {}, "steps_lost": 0, "nan_steps": 0,
+        "goodput": 0.8, "is_hung": False, "is_down": False, "since_step_s": 2.0,
+        "spent_s": {"init": 31.0, "steps": 149.0}, "lost_s": 0.0, "nodes_down": (),
     }  # fmt: skip
-    return SimpleNamespace(**values | changes)
+    return JobState(**values | changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
@@ -13,19 +14,22 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
+from ghosttrain import catalog
+from ghosttrain.core.events import Phase
+from ghosttrain.core.job import LastCheckpoint, LastValidation
 from ghosttrain.core.run import simulate
+from ghosttrain.core.spec import Faults, InjectedFault
 from ghosttrain.exporters.prometheus.dcgm import Dialect
 from ghosttrain.exporters.prometheus.job import Playing, families, info, spec_hash, written
 from ghosttrain.exporters.prometheus.page import Moment, Pages, wants_gzip, wants_openmetrics
 from tests.exporters.pages import ROWS, job_state, small_run, state
 
 
-def said(*, openmetrics: bool = False, down=(), **changes) -> dict[str, float]:
+def said(*, openmetrics: bool = False, **changes) -> dict[str, float]:
     """Value by name of the job's families with one sample."""
     job = job_state(**changes)
-    text = written(
-        families(small_run(), job, Playing(1.0, 180.0, 2), down=down), openmetrics=openmetrics
-    ).decode()
+    playing = Playing(1.0, 180.0, 2)
+    text = written(families(small_run(), job, playing), openmetrics=openmetrics).decode()
     read = openmetrics_families if openmetrics else text_families
     return {s.name: s.value for f in read(text) for s in f.samples}
 
@@ -40,26 +44,65 @@ def pages() -> Pages:
 
 
 def test_values_are_those_of_the_job():
-    values = said(loss=3.25, mfu=0.41, restarts=2, steps_lost=30, step=40)
+    values = said(restarts=2, steps_lost=30, nodes_down=(1,))
     assert values["ghosttrain_loss"] == 3.25
     assert values["ghosttrain_mfu_ratio"] == 0.41
     assert values["ghosttrain_restarts_total"] == 2
-    assert values["ghosttrain_steps_total"] == 70, "steps done, those done again included"
+    assert values["ghosttrain_steps_lost_total"] == 30
     assert values["ghosttrain_step"] == 40
     assert values["ghosttrain_speed"] == 1
     assert values["ghosttrain_run_time_seconds"] == 180
+    assert values["ghosttrain_nodes_down"] == 1
 
 
 def test_what_is_not_known_yet_is_left_out():
-    values = said(loss=None, grad_norm=math.nan)
+    values = said(last=None)
     assert "ghosttrain_loss" not in values
-    assert "ghosttrain_grad_norm" not in values
     assert "ghosttrain_validation_loss" not in values
+    assert "ghosttrain_checkpoint_step" not in values
+    astray = replace(job_state().last, loss=math.nan)
+    assert "ghosttrain_loss" not in said(last=astray)
+    assert "ghosttrain_grad_norm" in said(last=astray)
+
+
+def test_what_was_made_last_is_said():
+    values = said(
+        validation=LastValidation(40, 170.0, 3.3, 3.2),
+        checkpoint=LastCheckpoint(40, 175.0, 4.0, 10**11),
+        faults={"gpu-off-bus": 2},
+        last=replace(job_state().last, loss_scale=65536),
+    )
+    assert values["ghosttrain_validation_loss"] == 3.3
+    assert values["ghosttrain_best_validation_loss"] == 3.2
+    assert values["ghosttrain_checkpoint_size_bytes"] == 1e11
+    assert values["ghosttrain_faults_total"] == 2
+    assert values["ghosttrain_loss_scale"] == 65536
+
+
+def test_counters_never_fall_in_a_run_that_goes_back():
+    """Steps and lost steps around a crash, a relaunch and what is done again."""
+    fault = InjectedFault(catalog.fault_kind("node-crash"), at_s=200.0, gpu=9)
+    run = simulate(replace(small_run().spec, faults=Faults(injected=(fault,))), 7)
+    before: dict[str, float] = {}
+    steps = []
+    for time_s in np.linspace(0, run.end_s, 400).tolist():
+        text = written(families(run, run.job(time_s), Playing(1, time_s)), openmetrics=False)
+        now = {
+            f"{s.name}{s.labels}": s.value
+            for f in text_families(text.decode())
+            if f.type == "counter"
+            for s in f.samples
+        }
+        assert not [name for name in before if now[name] < before[name] - 1e-9]
+        before = now
+        steps.append(now["ghosttrain_steps_total{}"])
+    lost = run.timeline.incidents[0].steps_lost
+    assert steps[-1] - 60 - lost in (0, 1), "those done again, and the one that was cut short"
 
 
 def test_exactly_one_phase_is_the_present_one():
-    job = job_state(phase="hang")
-    text = written(families(small_run(), job, Playing(1, 0), down=()), openmetrics=False).decode()
+    job = job_state(phase=Phase.HANG)
+    text = written(families(small_run(), job, Playing(1, 0)), openmetrics=False).decode()
     phases = {
         s.labels["phase"]: s.value
         for f in text_families(text)
@@ -72,13 +115,13 @@ def test_exactly_one_phase_is_the_present_one():
 
 @pytest.mark.parametrize("openmetrics", [False, True])
 def test_every_name_of_ours_ends_in_its_unit_and_says_that_it_is_simulated(openmetrics):
-    said_ = families(small_run(), job_state(), Playing(1, 0), down=())
+    said_ = families(small_run(), job_state(), Playing(1, 0))
     for family in said_:
         assert family.name.startswith("ghosttrain")
         assert "(simulated)" in family.documentation
         if family.unit:
             assert family.name.endswith(f"_{family.unit}")
-    assert said(openmetrics=openmetrics)["ghosttrain_steps_total"] == 40
+    assert said(openmetrics=openmetrics)["ghosttrain_steps_total"] > 0
 
 
 def test_the_info_names_the_run_and_its_spec():
@@ -115,7 +158,7 @@ def reference(now: Moment) -> str:
                     digits = 3 if row.field.endswith("_w") else 6
                     family.add_metric(list(sample.labels.values()), round(value, digits))
                 yield family
-            yield from families(small_run(), now.job, now.playing, down=now.down)
+            yield from families(small_run(), now.job, now.playing)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(All())

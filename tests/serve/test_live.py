@@ -12,19 +12,7 @@ from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import InjectedFault
 from ghosttrain.serve.live import END_SHOWN_S, LiveRun
 from tests.exporters.pages import small_run
-
-
-class Clock:
-    """Wall time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def pass_(self, wall_s: float) -> None:
-        self.now += wall_s
+from tests.serve.servers import Clock
 
 
 class Runs:
@@ -60,6 +48,7 @@ def test_a_wall_second_is_so_many_run_seconds_however_often_somebody_asks():
 def test_a_pause_takes_no_run_time_and_shows_as_speed_0():
     live, clock, _ = live_at()
     clock.pass_(10)
+    live.move()
     live.pause(True)
     clock.pass_(3600)
     assert live.move().time_s == pytest.approx(10)
@@ -73,6 +62,7 @@ def test_a_pause_takes_no_run_time_and_shows_as_speed_0():
 def test_a_new_speed_counts_from_now_on():
     live, clock, _ = live_at()
     clock.pass_(10)
+    live.move()
     live.change_speed(10)
     clock.pass_(1)
     assert live.move().time_s == pytest.approx(20)
@@ -145,6 +135,7 @@ def test_without_a_next_run_the_end_stays():
 def test_injected_faults_leave_the_past_and_are_all_there_or_none():
     live, clock, _ = live_at()
     clock.pass_(150)
+    live.move()
     kind = catalog.fault_kind("gpu-off-bus")
     late = InjectedFault(kind, at_s=10.0)
     before = live.run

@@ -53,7 +53,8 @@ class _Pages:
         what = f"a page of {self.gpus:,} GPUs x {len(self.metrics)} series"
         ours, joined = in_turn(self._rendered, lambda: seconds(lambda: b"".join(lines)), pairs)
         drawn, library = in_turn(self._rendered, self._by_library, 3)
-        note = f"{1000 * ours:.2f} against {1000 * joined:.2f} ms, {sum(map(len, pieces)) / 1e6:.1f} MB"
+        size = sum(map(len, pieces)) / 1e6
+        note = f"{1000 * ours:.2f} against {1000 * joined:.2f} ms, {size:.1f} MB"
         results = [
             Result(f"{what} over joining its ready lines", ours / joined, "x", 1.0, True, note)
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 from ghosttrain.cli.common import (
     LARGEST_SEED,
@@ -33,7 +32,6 @@ PORT = 9400  # dcgm-exporter's
 # A page is the state of its collection. dcgm-exporter collects every 30 s; here that would be up
 # to 30 s x --speed of run time, and alerts that look back a minute would see two states.
 COLLECT_INTERVAL_S = 1.0
-STOPS_WITHIN_S = 0.1  # after a signal: the rest of 0.2 s is for last words
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -121,7 +119,7 @@ def execute(args: argparse.Namespace) -> int:
     """Serve until told to end."""
     args.watched = is_terminal()
     until = time.monotonic() + args.exit_after if args.exit_after else None
-    server_module()
+    refuse_missing_packages()
     settle(args, watched=args.watched)
     collector = collector_of(args)
     server = server_of(args, collector)
@@ -129,34 +127,32 @@ def execute(args: argparse.Namespace) -> int:
         server.start()
         print(told(args, server.port, collector), flush=True)
         server.wait(None if until is None else max(0.0, until - time.monotonic()))
-    except Interrupted as interrupted:
-        server.stop(STOPS_WITHIN_S)
+    except Interrupted as interrupted:  # the server's thread ends with the process
         complain(last_words(args, collector.live))
         interrupted.told = True
         raise
-    finally:
-        server.stop()
+    server.stop()
     return 0
 
 
-def server_module() -> Any:
-    """The module of the server.
+def refuse_missing_packages() -> None:
+    """See that the packages are there which only this command needs.
 
     Raises:
-        RequestError: If the packages it needs are not installed.
+        RequestError: If they are not installed.
     """
-    try:
-        from ghosttrain.serve import app, server
+    from importlib import import_module
 
-        return app, server
-    except ImportError as error:
-        if (error.name or "").startswith("ghosttrain"):
-            raise
-        from ghosttrain.core.errors import RequestError
+    from ghosttrain.core.errors import RequestError
 
-        raise RequestError(
-            f"serve needs the package {error.name}: pip install 'ghosttrain[serve]'"
-        ) from None
+    for name in ("prometheus_client", "starlette.applications", "uvicorn"):
+        try:
+            import_module(name)
+        except ImportError:
+            package = name.partition(".")[0]
+            raise RequestError(
+                f"serve needs the package {package}: pip install 'ghosttrain[serve]'"
+            ) from None
 
 
 def collector_of(args: argparse.Namespace) -> Collector:
@@ -253,10 +249,27 @@ def told(args: argparse.Namespace, first: int, collector: Collector) -> str:
 def last_words(args: argparse.Namespace, live: LiveRun) -> str:
     """What ran, and how to have it again; with the faults that were injected meanwhile."""
     spec = live.run.spec
-    at_s = live.playing.time_s
     where = f"{spec.model.name} on {spec.cluster.gpus:,} × {spec.gpu.name}"
-    text = f"Interrupted at {stamp(spec.start_unix_s + at_s)}: {where}."
-    return f"{text} Again: {again(args, 'serve')}"
+    told_at = f"Interrupted at {stamp(spec.start_unix_s + live.playing.time_s)}: {where}."
+    return f"{told_at} Again: {again(with_injected(args, live), 'serve')}"
+
+
+def with_injected(args: argparse.Namespace, live: LiveRun) -> argparse.Namespace:
+    """The flags that ask for the present run, with all that was injected into it."""
+    if not live.injected:
+        return args
+    from argparse import Namespace
+
+    from ghosttrain.inputs.faults import fault_words
+
+    words, rest = [], iter(args.words)
+    for word in rest:
+        if word == "--faults":
+            next(rest, "")
+        elif not word.startswith("--faults="):
+            words.append(word)
+    faults = ",".join(fault_words(live.run.spec.faults))
+    return Namespace(**vars(args) | {"words": [*words, "--faults", faults]})
 
 
 def is_terminal() -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
@@ -92,7 +92,7 @@ class Faces:
     def app(self) -> Starlette:
         """The application."""
         get = ["GET"]
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route("/", self.index, methods=get),
                 Route("/metrics", self.metrics, methods=get),
@@ -105,6 +105,8 @@ class Faces:
             ],
             exception_handlers={HTTPException: _told, GhosttrainError: _refused},
         )
+        app.router.redirect_slashes = False
+        return app
 
     async def metrics(self, request: Request) -> Response:
         """All nodes and the job; with a port for each node, that node."""
@@ -196,7 +198,7 @@ class Faces:
                 str(node): host_name(spec.cluster, int(physical[node])) for node in now.moment.down
             },
             "gpus_lost": list(now.moment.telemetry.lost[0]),
-            "job": asdict(now.moment.job),
+            "job": now.moment.job,
         }
 
 
@@ -218,9 +220,23 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _json(value: Mapping[str, Any]) -> Response:
-    """A JSON answer; numbers that JSON has not are null."""
-    return JSONResponse(json.loads(json.dumps(value, default=str), parse_constant=lambda _: None))
+def _json(value: Any) -> Response:
+    return JSONResponse(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """`value` in what JSON has: records are objects, what is no number is null."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _ if is_dataclass(value):
+            return {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
+        case _:
+            return value
 
 
 async def _told(_request: Request, error: Exception) -> Response:

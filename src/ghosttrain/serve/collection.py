@@ -112,8 +112,12 @@ class Collector:
             return page
 
     def change(self, act: Callable[[LiveRun], None]) -> Collection:
-        """Act on the run, and collect anew: what has been asked for shows at once."""
+        """Act on the run, and collect anew: what has been asked for shows at once.
+
+        All of it is done at one moment.
+        """
         with self._lock:
+            self.live.move()
             try:
                 act(self.live)
             finally:

@@ -23,8 +23,11 @@ FASTEST = 1e6  # run seconds per wall second: a run of a week in less than a wal
 class LiveRun:
     """Where a run is now. Nothing ticks: the position is worked out when somebody asks.
 
+    `move()` reads the clock; what is done to the run is done where it last moved to.
+
     Attributes:
         number: Of the run, from 1, among those played.
+        injected: Whether faults have been injected into the present run.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class LiveRun:
             next_run: What is played after the present run, None for nothing: its end stays.
             clock: Wall time, seconds, from anywhere.
         """
-        self.number = 1
+        self.number, self.injected = 1, False
         self._player = Player(run, speed=check_speed(speed))
         self._next_run, self._clock = next_run, clock
         self._moved_at = clock()
@@ -88,7 +91,7 @@ class LiveRun:
         following = self._next_run()
         if following is None:
             return self.playing
-        self.number += 1
+        self.number, self.injected = self.number + 1, False
         began_at = self._ended_at + END_SHOWN_S
         if (now - began_at) * self.speed >= following.end_s:
             began_at = now
@@ -98,8 +101,7 @@ class LiveRun:
         return self.playing
 
     def pause(self, paused: bool) -> None:
-        """Stand still from now on, or go on."""
-        self.move()
+        """Stand still, or go on."""
         self._player.paused = paused
         self._ended_at = self._moved_at  # at the end, the pause does not count
 
@@ -109,9 +111,7 @@ class LiveRun:
         Raises:
             SpecError: If there is no such speed.
         """
-        speed = check_speed(speed)
-        self.move()
-        self._player.speed = speed
+        self._player.speed = check_speed(speed)
 
     def seek(self, time_s: float) -> None:
         """Go to a moment of the present run.
@@ -119,7 +119,6 @@ class LiveRun:
         Raises:
             SpecError: If the run has no such moment.
         """
-        self.move()
         if not 0 <= time_s <= self.run.end_s:
             raise SpecError(f"{time_s:,.3f} s: the run goes from 0 to {self.run.end_s:,.3f} s")
         self._player.seek(time_s)
@@ -130,7 +129,6 @@ class LiveRun:
         Raises:
             SpecError: If one lies in the past, or the run cannot have it.
         """
-        self.move()
         before = self._player.run
         try:
             for fault in faults:
@@ -138,6 +136,7 @@ class LiveRun:
         except BaseException:
             self._player.run = before
             raise
+        self.injected = True
 
     def _advance(self, now: float) -> None:
         """Move the position by the wall time that has passed since it last moved."""

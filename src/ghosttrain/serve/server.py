@@ -59,14 +59,16 @@ def _socket(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError):
         raise WorldError(f"--host {host!r}: this machine knows no such name or address") from None
     family, _, _, _, address = found[0]
-    one = socket.socket(family, socket.SOCK_STREAM)
+    one = None
     try:
-        # Restarted, we get our port again at once; no two servers get the same on any system.
+        one = socket.socket(family, socket.SOCK_STREAM)
+        # Restarted, we get our port again at once; two servers never share one.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(address)
         one.listen(BACKLOG)
     except OSError as error:
-        one.close()
+        if one is not None:
+            one.close()
         raise WorldError(_why_not(error, host, port)) from None
     one.setblocking(False)
     return one
@@ -136,8 +138,9 @@ class Server:
         self._server.should_exit = self._server.force_exit = True
         if self._thread.is_alive():
             self._thread.join(within_s)
-        for one in self._sockets:
-            one.close()
+        if not self._thread.is_alive():  # else it is still at work on them
+            for one in self._sockets:
+                one.close()
 
     def wait(self, timeout_s: float | None) -> None:
         """Return when the server has ended, or after a time."""

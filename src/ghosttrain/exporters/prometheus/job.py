@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from ghosttrain.core.events import Phase
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ghosttrain.core.run import Run
 
 SIMULATED = "(simulated)"
+
+Kind = Literal["gauge", "counter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,18 @@ def info(run: Run) -> Metric:
     return InfoMetricFamily("ghosttrain", f"Which run this is {SIMULATED}.", labels)
 
 
-def families(run: Run, job: JobState, playing: Playing, *, down: Sequence[int]) -> Iterator[Metric]:
+def families(run: Run, job: JobState, playing: Playing) -> Iterator[Metric]:
     """All that is said about the job; what is not known yet is left out."""
     yield info(run)
-    yield from _known(_playing(playing))
     yield _phases(job)
-    yield from _known(_progress(run, job))
-    yield from _known(_training(job))
-    yield from _known(_resilience(run, job, down))
+    rows = (_playing(playing), _progress(run, job), _last(job), _saved(job), _resilience(run, job))
+    yield from _known(row for part in rows for row in part)
+    yield _by("faults", "counter", "Faults that have come, by kind", "kind", job.faults)
+    yield _by("spent_seconds", "counter", "Time spent, by what on", "on", job.spent_s)
 
 
 # Name without suffix, kind, unit, help, value.
-Row = tuple[str, str, str, str, float | None]
+Row = tuple[str, Kind, str, str, float | None]
 
 
 def _playing(playing: Playing) -> list[Row]:
@@ -85,45 +87,68 @@ def _playing(playing: Playing) -> list[Row]:
 
 
 def _progress(run: Run, job: JobState) -> list[Row]:
-    recipe = run.spec.recipe
-    return [
-        ("step", "gauge", "", "Last completed step", job.step),
-        ("steps", "counter", "", "Steps done, those done again included", _done(job)),
-        ("planned_steps", "gauge", "", "Steps of the whole run", recipe.total_steps),
-        ("epoch", "gauge", "", "Epoch in progress", job.epoch),
-        ("tokens", "gauge", "", "Tokens seen up to the last completed step", job.tokens),
-        ("eta_seconds", "gauge", "seconds", "Time to the end at the current pace", job.eta_s),
-    ]
-
-
-def _done(job: JobState) -> int:
-    """Steps done so far: it only grows, as what goes back is counted as lost."""
-    return job.step + job.steps_lost
-
-
-def _training(job: JobState) -> list[Row]:
-    return [
-        ("loss", "gauge", "", "Training loss of the last step", job.loss),
-        ("grad_norm", "gauge", "", "Norm of the gradient of the last step", job.grad_norm),
-        ("learning_rate", "gauge", "", "Learning rate of the last step", job.learning_rate),
-        ("step_time_seconds", "gauge", "seconds", "Duration of the last step", job.step_time_s),
-        ("tokens_per_second", "gauge", "", "Tokens per second, last step", job.tokens_per_s),
-        ("mfu_ratio", "gauge", "ratio", "Model FLOPs utilization, last step", job.mfu),
-        ("tflops_per_gpu", "gauge", "", "Model TFLOP/s per GPU, last step", job.tflops_per_gpu),
-        ("validation_loss", "gauge", "", "Loss of the last validation", job.validation_loss),
-    ]
-
-
-def _resilience(run: Run, job: JobState, down: Sequence[int]) -> list[Row]:
-    nodes = run.spec.cluster.nodes
     return [
         ("attempt", "gauge", "", "Launch of the job, from 1", job.attempt),
+        ("step", "gauge", "", "Last completed step", job.step),
+        ("planned_steps", "gauge", "", "Steps of the whole run", job.total_steps),
+        ("epoch", "gauge", "", "Epoch in progress, from 1", job.epoch),
+        ("tokens", "gauge", "", "Tokens seen up to the last completed step", job.tokens),
+        ("samples", "gauge", "", "Sequences seen up to the last completed step", job.samples),
+        ("steps", "counter", "", "Steps begun and done, again or not", _done(run, job)),
+        ("since_step_seconds", "gauge", "seconds", "Time since the last step", job.since_step_s),
+    ]
+
+
+def _done(run: Run, job: JobState) -> int:
+    """Steps done so far, in all launches: those that were gone back behind stay in it."""
+    span = run.span_at(job.time_s)
+    return span.ordinal + (job.step - span.step if span.phase is Phase.TRAINING else 0)
+
+
+def _last(job: JobState) -> list[Row]:
+    last = job.last
+    if last is None:
+        return []
+    return [
+        ("loss", "gauge", "", "Training loss of the last step", last.loss),
+        ("grad_norm", "gauge", "", "Norm of the gradient of the last step", last.grad_norm),
+        ("learning_rate", "gauge", "", "Learning rate of the last step", last.learning_rate),
+        ("step_time_seconds", "gauge", "seconds", "Duration of the last step", last.step_time_s),
+        ("tokens_per_second", "gauge", "", "Tokens per second, last step", last.tokens_per_s),
+        ("mfu_ratio", "gauge", "ratio", "Model FLOPs utilization, last step", last.mfu),
+        ("tflops_per_gpu", "gauge", "", "Model TFLOP/s of a GPU, last step", last.tflops_per_gpu),
+        ("eta_seconds", "gauge", "seconds", "Time left, as said after the last step", last.eta_s),
+        ("loss_scale", "gauge", "", "Scale of the loss in FP16 training", last.loss_scale),
+    ]
+
+
+def _saved(job: JobState) -> list[Row]:
+    rows: list[Row] = []
+    if (made := job.validation) is not None:
+        rows += [
+            ("validation_loss", "gauge", "", "Loss of the last validation", made.loss),
+            ("best_validation_loss", "gauge", "", "Least loss of a validation", made.best_loss),
+        ]
+    if (saved := job.checkpoint) is not None:
+        size, taken_s = float(saved.size_bytes), saved.duration_s
+        rows += [
+            ("checkpoint_step", "gauge", "", "Step of the last checkpoint", saved.step),
+            ("checkpoint_size_bytes", "gauge", "bytes", "Size of the last checkpoint", size),
+            ("checkpoint_write_seconds", "gauge", "seconds", "Time the last one took", taken_s),
+        ]
+    return rows
+
+
+def _resilience(run: Run, job: JobState) -> list[Row]:
+    nodes = run.spec.cluster.nodes
+    return [
         ("restarts", "counter", "", "Launches after the first", job.restarts),
-        ("faults", "counter", "", "Faults that have come", job.faults),
-        ("steps_lost", "counter", "", "Steps that had to be done again", job.steps_lost),
+        ("steps_lost", "counter", "", "Steps that have to be done again", job.steps_lost),
+        ("nan_steps", "counter", "", "Steps whose loss is no number", job.nan_steps),
+        ("lost_seconds", "counter", "seconds", "Time spent on steps that are lost", job.lost_s),
         ("goodput_ratio", "gauge", "ratio", "Share of time in steps that count", job.goodput),
         ("nodes", "gauge", "", "Nodes of the job", nodes),
-        ("nodes_down", "gauge", "", "Nodes of the job that do not answer", len(down)),
+        ("nodes_down", "gauge", "", "Nodes that do not answer", len(job.nodes_down)),
     ]
 
 
@@ -135,6 +160,17 @@ def _phases(job: JobState) -> Metric:
     family = GaugeMetricFamily("ghosttrain_phase", help_text, labels=["phase"])
     for phase in Phase:
         family.add_metric([phase.value], float(phase == job.phase))
+    return family
+
+
+def _by(name: str, kind: Kind, about: str, label: str, values: Mapping[Any, float]) -> Metric:
+    """A family with a sample for each key."""
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+    made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+    family = made(f"ghosttrain_{name}", f"{about} {SIMULATED}.", labels=[label])
+    for key, value in values.items():
+        family.add_metric([str(key)], float(value))
     return family
 
 

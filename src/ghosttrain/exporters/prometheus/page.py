@@ -73,7 +73,7 @@ class Pages:
         )
 
     def _job(self, moment: Moment, openmetrics: bool) -> bytes:
-        said = families(self.run, moment.job, moment.playing, down=moment.down)
+        said = families(self.run, moment.job, moment.playing)
         return written(said, openmetrics=openmetrics)
 
 
