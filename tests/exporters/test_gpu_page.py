@@ -147,9 +147,9 @@ def test_a_lost_gpu_vanishes_from_every_family():
 
 
 def test_a_node_that_is_down_is_left_out_and_a_page_without_gpus_has_no_families():
-    assert 'Hostname="gpu-0001"' not in page(state(), down=(1,))
-    assert page(state(), down=(0, 1)) == ""
-    assert page(state(), down=(1,), node=1) == ""
+    assert 'Hostname="gpu-0001"' not in page(state(nodes_down=((1,),)))
+    assert page(state(nodes_down=((0, 1),))) == ""
+    assert page(state(nodes_down=((1,),)), node=1) == ""
 
 
 def test_blank_values_are_skipped_and_the_others_stay_with_their_gpus():

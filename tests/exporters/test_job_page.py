@@ -35,8 +35,8 @@ def said(*, openmetrics: bool = False, **changes) -> dict[str, float]:
 
 
 def moment(**changes) -> Moment:
-    telemetry = state(**changes)
-    return Moment(telemetry, job_state(), Playing(1.0, 180.0), telemetry.nodes_down[0])
+    nodes = small_run().nodes(np.array([180.0]))
+    return Moment(state(**changes), nodes, job_state(), Playing(1.0, 180.0))
 
 
 def pages() -> Pages:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ghosttrain.serve.server import Server
 
 PORT = 9400  # dcgm-exporter's
+METRICS = "default,node"
 # A page is the state of its collection. dcgm-exporter collects every 30 s; here that would be up
 # to 30 s x --speed of run time, and alerts that look back a minute would see two states.
 COLLECT_INTERVAL_S = 1.0
@@ -90,9 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--metrics",
         metavar="NAME,...",
-        default="default",
-        help="default, profiling, all, or names of metrics (default: default);"
-        " `ghosttrain list metrics` has them",
+        default=METRICS,
+        help="lists (default: what dcgm-exporter has by default, profiling, extra, further, node:"
+        f" of node_exporter), all, or names of metrics (default: {METRICS})",
     )
     what.add_argument(
         "--collect-interval",

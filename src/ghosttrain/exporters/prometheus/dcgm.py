@@ -161,20 +161,19 @@ def chosen_metrics(words: str, rows: Sequence[Metric]) -> tuple[Metric, ...]:
     """The metrics that `words` name, in the order of a page.
 
     Args:
-        words: By commas: default, profiling, all, or names of metrics.
+        words: By commas: lists (default, profiling, node and so on), all, or names of metrics.
         rows: Those there are.
 
     Raises:
         SpecError: If a word is neither a list nor a metric.
     """
-    rows = [row for row in rows if "node" not in row.lists]
     lists = {name for row in rows for name in row.lists}
     asked = [word for part in words.split(",") if (word := part.strip())]
     for word in asked:
         if word != "all" and word not in lists and word not in {row.name for row in rows}:
             raise SpecError(_unknown(word, [*sorted(lists), "all", *(row.name for row in rows)]))
     if not asked:
-        raise SpecError(f"--metrics {words!r} names none: give default, profiling, all or names")
+        raise SpecError(f"--metrics {words!r} names none: give lists, as in default,node, or names")
     found = [r for r in rows if "all" in asked or r.name in asked or set(r.lists) & set(asked)]
     last = 1 + max(FIELD_NUMBERS.values())
     return tuple(sorted(found, key=lambda row: FIELD_NUMBERS.get(row.name, last)))

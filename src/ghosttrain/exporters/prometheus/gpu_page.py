@@ -9,7 +9,7 @@ in the processor's caches: 1.5 times faster than one for the page.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,6 @@ class GpuPages:
         telemetry: Telemetry,
         k: int = 0,
         *,
-        down: Iterable[int] = (),
         node: int | None = None,
         openmetrics: bool = False,
     ) -> list[bytes]:
@@ -85,13 +84,12 @@ class GpuPages:
         Args:
             telemetry: A block of moments with at least the metrics' fields.
             k: Which of its moments.
-            down: Nodes that do not answer.
             node: The one node wanted, None for all that answer.
             openmetrics: Whether families are declared as OpenMetrics has them.
         """
         per_node = self._run.spec.cluster.gpus_per_node
         silent = set(telemetry.lost[k])
-        for number in down:
+        for number in telemetry.nodes_down[k]:
             silent.update(range(number * per_node, (number + 1) * per_node))
         fleet = Fleet(int(telemetry.attempt[k]), tuple(sorted(silent)), node)
         gpus = self._gpus(fleet)
@@ -170,7 +168,9 @@ class GpuPages:
             tails = self._tails(fleet, is_xid=True) if is_xid else plain
             end = b"} " + _hole(metric) + b"\n"
             per_node = self._run.spec.cluster.gpus_per_node
-            cutter.declare(_declared(metric, self._dialect.kind(metric), openmetrics=openmetrics))
+            kind = self._dialect.kind(metric)
+            lines = declared(metric, kind, openmetrics=openmetrics)
+            cutter.declare(lines.replace("%", "%%").encode())
             cutter.add(
                 [name + labels[gpu] + tails[gpu // per_node] + end for gpu in on_page],
                 holes=3 if is_xid else 1,
@@ -258,18 +258,20 @@ def _hole(metric: Metric) -> bytes:
     return b"%.3f000" if metric.field.endswith("_w") else b"%.6f"
 
 
-def _declared(metric: Metric, kind: str, *, openmetrics: bool) -> bytes:
+def declared(metric: Metric, kind: str, *, openmetrics: bool) -> str:
     """The two lines before a family.
 
-    A counter of OpenMetrics has a name that ends in _total. These have not, and shall not be
-    renamed: there they are of unknown type.
+    A counter of OpenMetrics has a name that ends in _total, which its family's has not. One that
+    has none shall not be renamed: there it is of unknown type.
     """
-    about = metric.help
+    name, about = metric.name, metric.help
     if openmetrics:
-        kind = "unknown" if kind == "counter" else kind
-        about = about.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-    lines = f"# HELP {metric.name} {about}\n# TYPE {metric.name} {kind}\n"
-    return lines.replace("%", "%%").encode()
+        if kind == "counter" and name.endswith("_total"):
+            name = name.removesuffix("_total")
+        elif kind == "counter":
+            kind = "unknown"
+        about = about.replace("\\", "\\\\").replace('"', '\\"')
+    return f"# HELP {name} {about}\n# TYPE {name} {kind}\n"
 
 
 def _escaped(text: str) -> str:

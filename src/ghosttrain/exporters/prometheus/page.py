@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ghosttrain.exporters.prometheus.dcgm import Dialect
 from ghosttrain.exporters.prometheus.gpu_page import GpuPages
 from ghosttrain.exporters.prometheus.job import Playing, families, info, written
+from ghosttrain.exporters.prometheus.node_page import NodePages
 
 if TYPE_CHECKING:
     from ghosttrain.catalog import Metric
     from ghosttrain.core.job import JobState
+    from ghosttrain.core.node import NodeTelemetry
     from ghosttrain.core.run import Run
     from ghosttrain.core.telemetry import Telemetry
 
@@ -26,25 +30,42 @@ class Moment:
 
     Attributes:
         telemetry: The GPUs, one moment.
+        nodes: The nodes, likewise.
         job: The job.
         playing: How fast, how far, which run.
-        down: Nodes that do not answer.
     """
 
     telemetry: Telemetry
+    nodes: NodeTelemetry
     job: JobState
     playing: Playing
-    down: tuple[int, ...] = ()
+
+    @property
+    def down(self) -> tuple[int, ...]:
+        """Nodes that do not answer."""
+        return self.telemetry.nodes_down[0]
 
 
 def moment_of(run: Run, metrics: Sequence[Metric], playing: Playing) -> Moment:
     """The state of `run` at `playing.time_s`, as far as `metrics` need it."""
-    import numpy as np
+    at = np.array([playing.time_s])
+    of_nodes, of_gpus = parted(metrics)
+    return Moment(
+        run.telemetry(at, _fields(of_gpus)),
+        run.nodes(at, _fields(of_nodes)),
+        run.job(playing.time_s),
+        playing,
+    )
 
-    at_s = playing.time_s
-    fields = tuple(dict.fromkeys(metric.field for metric in metrics))
-    telemetry = run.telemetry(np.array([at_s]), fields)
-    return Moment(telemetry, run.job(at_s), playing, telemetry.nodes_down[0])
+
+def parted(metrics: Sequence[Metric]) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
+    """Those of nodes, and those of GPUs."""
+    of_nodes = tuple(metric for metric in metrics if "node" in metric.lists)
+    return of_nodes, tuple(metric for metric in metrics if "node" not in metric.lists)
+
+
+def _fields(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(metric.field for metric in metrics))
 
 
 class Pages:
@@ -52,25 +73,26 @@ class Pages:
 
     def __init__(self, run: Run, metrics: Sequence[Metric], dialect: Dialect) -> None:
         self.run, self.metrics = run, tuple(metrics)
-        self._gpus = GpuPages(run, metrics, dialect)
+        of_nodes, of_gpus = parted(metrics)
+        self._gpus = GpuPages(run, of_gpus, dialect)
+        self._nodes = NodePages(run, of_nodes)
 
     def whole(self, moment: Moment, *, openmetrics: bool = False) -> list[bytes]:
         """All nodes and the job, in pieces."""
-        return [*self._gpu_pieces(moment, None, openmetrics), self._job(moment, openmetrics)]
+        return [*self._machines(moment, None, openmetrics), self._job(moment, openmetrics)]
 
     def node(self, moment: Moment, node: int, *, openmetrics: bool = False) -> list[bytes]:
-        """One node, as its own exporter would say it; and that it is simulated."""
+        """One node, as its own exporters would say it; and that it is simulated."""
         about = written([info(self.run)], openmetrics=openmetrics)
-        return [*self._gpu_pieces(moment, node, openmetrics), about]
+        return [*self._machines(moment, node, openmetrics), about]
 
     def job(self, moment: Moment, *, openmetrics: bool = False) -> list[bytes]:
         """The job alone."""
         return [self._job(moment, openmetrics)]
 
-    def _gpu_pieces(self, moment: Moment, node: int | None, openmetrics: bool) -> list[bytes]:
-        return self._gpus.render(
-            moment.telemetry, down=moment.down, node=node, openmetrics=openmetrics
-        )
+    def _machines(self, moment: Moment, node: int | None, openmetrics: bool) -> list[bytes]:
+        gpus = self._gpus.render(moment.telemetry, node=node, openmetrics=openmetrics)
+        return [*gpus, self._nodes.render(moment.nodes, node=node, openmetrics=openmetrics)]
 
     def _job(self, moment: Moment, openmetrics: bool) -> bytes:
         said = families(self.run, moment.job, moment.playing)
