@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,10 @@ class _Pages:
         found, (head, end) = chosen_metrics("default", catalog.metrics()), SERIES
         self.metrics = (*found[:head], *found[-end:])
         self.pages = GpuPages(self.run, self.metrics, Dialect.of())
-        self.telemetry = self.at(_middle(self.run))
+        # Seconds apart, as two collections are: in turn, so that each page is a new one.
+        middle = _middle(self.run)
+        self.moments = itertools.cycle([self.at(middle + 7.0 * number) for number in range(5)])
+        self.telemetry = next(self.moments)
 
     def at(self, time_s: float) -> Telemetry:
         fields = [metric.field for metric in self.metrics]
@@ -69,7 +73,8 @@ class _Pages:
         return [*results, self._from_the_run(what)]
 
     def _rendered(self) -> float:
-        return seconds(lambda: self.pages.render(self.telemetry))
+        telemetry = next(self.moments)
+        return seconds(lambda: self.pages.render(telemetry))
 
     def _by_library(self) -> float:
         """prometheus_client over a custom collector of the same values, labels made beforehand."""
@@ -82,7 +87,7 @@ class _Pages:
     def _from_the_run(self, what: str) -> Result:
         """Telemetry and rendering together: what the first scraper of a collection waits for."""
         middle = _middle(self.run)
-        moments = iter(middle + 0.01 * number for number in range(1000))
+        moments = (middle + 3.0 * number for number in itertools.count())
 
         def whole() -> float:
             return seconds(lambda: self.pages.render(self.at(next(moments))))

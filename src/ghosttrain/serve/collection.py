@@ -9,7 +9,7 @@ import gzip
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KEPT_PAGES = 16  # of a collection: both formats of all nodes, plain and packed, and some nodes
 PACKED_FROM_BYTES = 1024  # less is not worth packing
+GATHERED_BYTES = 64 * 1024
 
 Part = int | Literal["all", "job"]
 
@@ -141,4 +142,18 @@ class Collector:
                 pieces = pages.job(now.moment, openmetrics=openmetrics)
             case node:
                 pieces = pages.node(now.moment, node, openmetrics=openmetrics)
-        return Page(tuple(pieces), packed=False)
+        return Page(tuple(_gathered(pieces)), packed=False)
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes with small pieces put together: each piece is a write of its own."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= GATHERED_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)

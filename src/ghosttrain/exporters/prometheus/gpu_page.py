@@ -5,7 +5,7 @@ templates of bytes; a page is `template % values` for each. Templates are cut in
 in the processor's caches: 1.5 times faster than one for the page.
 """
 
-# Shapes: G = GPUs of the fleet, g = GPUs on the page.
+# Shapes: g = GPUs on the page.
 
 from __future__ import annotations
 
@@ -54,21 +54,12 @@ class Fleet:
     node: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
-    """Some lines of a page, and where their values stand in the row of all values."""
-
-    template: bytes
-    start: int
-    stop: int
-
-
 class GpuPages:
     """Pages about the GPUs of one run, as a release of dcgm-exporter writes them."""
 
     def __init__(self, run: Run, metrics: Sequence[Metric], dialect: Dialect) -> None:
         self._run, self.metrics, self._dialect = run, tuple(metrics), dialect
-        self._pieces = lru_cache(maxsize=KEPT_PAGES)(self._make_pieces)
+        self._families = lru_cache(maxsize=KEPT_PAGES)(self._make_families)
         self._labels = lru_cache(maxsize=2)(self._make_labels)
 
     def render(
@@ -93,14 +84,12 @@ class GpuPages:
             silent.update(range(number * per_node, (number + 1) * per_node))
         fleet = Fleet(int(telemetry.attempt[k]), tuple(sorted(silent)), node)
         gpus = self._gpus(fleet)
-        values: Values = []
-        blanks = []
-        for metric in self.metrics:
-            column = telemetry.columns.get(metric.field)
-            found = None if column is None else column[k] if gpus is None else column[k][gpus]
-            blanks.append(_add(values, metric, found))
-        pieces = self._pieces(fleet, tuple(blanks), openmetrics)
-        return [piece.template % tuple(values[piece.start : piece.stop]) for piece in pieces]
+        pieces: list[bytes] = []
+        for family in self._families(fleet, openmetrics):
+            column = telemetry.columns.get(family.metric.field)
+            if column is not None:
+                pieces += family.render(column[k] if gpus is None else column[k][gpus])
+        return pieces
 
     def _gpus(self, fleet: Fleet) -> NDArray[np.intp] | None:
         """Indices of the GPUs on the page, None for all there are."""
@@ -146,36 +135,25 @@ class GpuPages:
             case _:
                 return {}
 
-    def _make_pieces(
-        self, fleet: Fleet, blanks: tuple[bytes | None, ...], openmetrics: bool
-    ) -> list[Piece]:
-        gpus = self._gpus(fleet)
+    def _make_families(self, fleet: Fleet, openmetrics: bool) -> list[_Family]:
+        per_node, gpus = self._run.spec.cluster.gpus_per_node, self._gpus(fleet)
         shown = range(self._run.spec.cluster.gpus) if gpus is None else gpus.tolist()
         labels = self._labels(fleet.attempt)
-        plain = self._tails(fleet, is_xid=False)
-        cutter = _Cutter()
-        for metric, blank in zip(self.metrics, blanks, strict=True):
-            if blank is None:
-                continue
-            on_page = shown
-            if blank:
-                hidden = np.frombuffer(blank, dtype=bool).tolist()
-                on_page = [gpu for gpu, hide in zip(shown, hidden, strict=True) if not hide]
-            if not on_page:
-                continue
-            name = metric.name.encode()
-            is_xid = metric.name == _XID
-            tails = self._tails(fleet, is_xid=True) if is_xid else plain
-            end = b"} " + _hole(metric) + b"\n"
-            per_node = self._run.spec.cluster.gpus_per_node
-            kind = self._dialect.kind(metric)
-            lines = declared(metric, kind, openmetrics=openmetrics)
-            cutter.declare(lines.replace("%", "%%").encode())
-            cutter.add(
-                [name + labels[gpu] + tails[gpu // per_node] + end for gpu in on_page],
-                holes=3 if is_xid else 1,
-            )
-        return cutter.pieces()
+        families = []
+        for is_xid in (False, True):
+            tails = self._tails(fleet, is_xid=is_xid)
+            named = [labels[gpu] + tails[gpu // per_node] for gpu in shown]
+            families += [
+                _Family(metric, self._head(metric, openmetrics=openmetrics), named)
+                for metric in self.metrics
+                if (metric.name == _XID) is is_xid
+            ]
+        families.sort(key=lambda family: self.metrics.index(family.metric))
+        return families
+
+    def _head(self, metric: Metric, *, openmetrics: bool) -> bytes:
+        lines = declared(metric, self._dialect.kind(metric), openmetrics=openmetrics)
+        return lines.replace("%", "%%").encode()
 
     def _tails(self, fleet: Fleet, *, is_xid: bool) -> list[bytes]:
         """For each node what stands behind the labels that all metrics have."""
@@ -191,61 +169,81 @@ class GpuPages:
         return tails
 
 
-class _Cutter:
-    """Gathers the lines of a page and cuts them into pieces."""
+class _Family:
+    """A metric's lines for the GPUs of a page: templates, and what was last made of them.
 
-    def __init__(self) -> None:
-        self._pieces: list[Piece] = []
-        self._lines: list[bytes] = []
-        self._start = self._stop = 0
+    Many columns stand still from one collection to the next (counters of errors, memory, clocks):
+    their lines are not written again.
+    """
 
-    def declare(self, lines: bytes) -> None:
-        self._lines.append(lines)
+    def __init__(self, metric: Metric, head: bytes, labels: Sequence[bytes]) -> None:
+        """A family without values yet.
 
-    def add(self, lines: list[bytes], *, holes: int) -> None:
-        done = 0
-        while done < len(lines):
-            room = max(1, LINES_A_PIECE - len(self._lines))
-            part = lines[done : done + room]
-            self._lines += part
-            self._stop += holes * len(part)
-            done += len(part)
-            if len(self._lines) >= LINES_A_PIECE:
-                self._cut()
+        Args:
+            metric: The metric.
+            head: Its HELP and TYPE.
+            labels: For each GPU of the page, up to the closing brace; shared with other families.
+        """
+        self.metric = metric
+        self._head, self._labels = head, labels
+        self._holes = 3 if metric.name == _XID else 1
+        self._hidden: bytes | None = None
+        self._templates: list[bytes] = []
+        self._column: NDArray[Any] | None = None
+        self._pieces: list[bytes] = []
 
-    def pieces(self) -> list[Piece]:
-        if self._lines:
-            self._cut()
+    def render(self, column: NDArray[Any]) -> list[bytes]:
+        """The family's lines, in pieces; nothing where no GPU of the page has a value.
+
+        Args:
+            column: Values of the page's GPUs, shape (g,).
+        """
+        if self._column is not None and np.array_equal(column, self._column):
+            return self._pieces
+        self._column = column.copy()
+        blank = _blank(column)
+        hidden = blank.tobytes() if blank.any() else b""
+        if hidden != self._hidden:
+            self._hidden, self._templates = hidden, self._cut(blank)
+        values = _values(self.metric, column[~blank] if hidden else column)
+        size = self._holes * LINES_A_PIECE
+        self._pieces = [
+            template % tuple(values[start : start + size])
+            for start, template in zip(range(0, len(values), size), self._templates, strict=True)
+        ]
         return self._pieces
 
-    def _cut(self) -> None:
-        self._pieces.append(Piece(b"".join(self._lines), self._start, self._stop))
-        self._lines, self._start = [], self._stop
+    def _cut(self, blank: NDArray[np.bool_]) -> list[bytes]:
+        """Templates of LINES_A_PIECE lines each, the first with the head."""
+        name, end = self.metric.name.encode(), b"} " + _hole(self.metric) + b"\n"
+        lines = [
+            name + labels + end
+            for labels, hide in zip(self._labels, blank.tolist(), strict=True)
+            if not hide
+        ]
+        starts = range(0, len(lines), LINES_A_PIECE)
+        cut = [b"".join(lines[start : start + LINES_A_PIECE]) for start in starts]
+        return [self._head + cut[0], *cut[1:]] if cut else []
 
 
-def _add(values: Values, metric: Metric, column: NDArray[Any] | None) -> bytes | None:
-    """Append a metric's values; returns which GPUs of the page have none.
+def _blank(column: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where there is no value."""
+    blank: NDArray[np.bool_]
+    blank = np.isnan(column) if column.dtype.kind == "f" else column >= INT64_BLANK
+    return blank
 
-    That is b"" where all have one, None where nobody has.
-    """
-    if column is None:
-        return None
-    is_real = column.dtype.kind == "f"
-    blank = np.isnan(column) if is_real else column >= INT64_BLANK
-    hidden = b""
-    if blank.any():
-        hidden, column = blank.tobytes(), column[~blank]
-    if not metric.decimals and is_real:
+
+def _values(metric: Metric, column: NDArray[Any]) -> Values:
+    """What goes into the holes of a family's templates, line by line."""
+    if not metric.decimals and column.dtype.kind == "f":
         column = np.rint(column).astype(np.int64)
-    numbers = column.tolist()
+    numbers: Values = column.tolist()
     if metric.name != _XID:
-        values += numbers
-        return hidden
+        return numbers
     holes: Values = [0] * (3 * len(numbers))
     holes[0::3] = holes[2::3] = numbers
     holes[1::3] = _XID_TABLE[np.clip(column, 0, 255).astype(np.intp)].tolist()
-    values += holes
-    return hidden
+    return holes
 
 
 def _hole(metric: Metric) -> bytes:
