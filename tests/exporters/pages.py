@@ -88,12 +88,15 @@ def page(
     return b"".join(pages.render(telemetry, **how)).decode()
 
 
+LAST = LastStep(40, 178.0, 3.25, 0.5, 2e-4, 4.5, 116508.4, 0.41, 405.0, 90.0, None)
+
+
 def job_state(**changes: Any) -> JobState:
     """A job in its 41st step; `last` None is one before its first."""
     values: dict[str, Any] = {
         "time_s": 180.0, "phase": Phase.TRAINING, "attempt": 1, "step": 40, "total_steps": 60,
         "epoch": 1, "tokens": 40 * 524288, "samples": 40 * 64, "validation": None,
-        "last": LastStep(40, 178.0, 3.25, 0.5, 2e-4, 4.5, 116508.4, 0.41, 405.0, 90.0, None),
+        "last": LAST,
         "checkpoint": None, "restarts": 0, "faults": {}, "steps_lost": 0, "nan_steps": 0,
         "goodput": 0.8, "is_hung": False, "is_down": False, "since_step_s": 2.0,
         "spent_s": {"init": 31.0, "steps": 149.0}, "lost_s": 0.0, "nodes_down": (),

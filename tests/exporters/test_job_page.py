@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from ghosttrain.core.spec import Faults, InjectedFault
 from ghosttrain.exporters.prometheus.dcgm import Dialect
 from ghosttrain.exporters.prometheus.job import Playing, families, info, spec_hash, written
 from ghosttrain.exporters.prometheus.page import Moment, Pages, wants_gzip, wants_openmetrics
-from tests.exporters.pages import ROWS, job_state, small_run, state
+from tests.exporters.pages import LAST, ROWS, job_state, small_run, state
 
 
 def said(*, openmetrics: bool = False, **changes) -> dict[str, float]:
@@ -60,7 +61,7 @@ def test_what_is_not_known_yet_is_left_out():
     assert "ghosttrain_loss" not in values
     assert "ghosttrain_validation_loss" not in values
     assert "ghosttrain_checkpoint_step" not in values
-    astray = replace(job_state().last, loss=math.nan)
+    astray = replace(LAST, loss=math.nan)
     assert "ghosttrain_loss" not in said(last=astray)
     assert "ghosttrain_grad_norm" in said(last=astray)
 
@@ -70,7 +71,7 @@ def test_what_was_made_last_is_said():
         validation=LastValidation(40, 170.0, 3.3, 3.2),
         checkpoint=LastCheckpoint(40, 175.0, 4.0, 10**11),
         faults={"gpu-off-bus": 2},
-        last=replace(job_state().last, loss_scale=65536),
+        last=replace(LAST, loss_scale=65536),
     )
     assert values["ghosttrain_validation_loss"] == 3.3
     assert values["ghosttrain_best_validation_loss"] == 3.2
@@ -165,7 +166,7 @@ def reference(now: Moment) -> str:
     return generate_latest(registry).decode()
 
 
-def samples_of(family) -> list[tuple]:
+def samples_of(family) -> list[tuple[Any, ...]]:
     """Name, labels by name (the library sorts them) and value of each sample."""
     return sorted((s.name, *sorted(s.labels.items()), s.value) for s in family.samples)
 

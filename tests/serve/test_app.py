@@ -6,12 +6,14 @@ import gzip
 import json
 import re
 
+import numpy as np
 import pytest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
+from ghosttrain.exporters.prometheus.job import Playing
 from tests.serve.servers import JSON, Serving, raw, run_with, serving
 
 GPU_OFF_S = 200.0
@@ -160,8 +162,13 @@ def test_the_first_page_links_to_the_others(quiet: Serving):
 def test_all_who_scrape_between_two_collections_see_the_same(monkeypatch):
     with serving(interval_s=1.0) as found:
         made = []
-        collect = found.collector.live.move
-        monkeypatch.setattr(found.collector.live, "move", lambda: made.append(1) or collect())
+        move = found.collector.live.move
+
+        def counted() -> Playing:
+            made.append(1)
+            return move()
+
+        monkeypatch.setattr(found.collector.live, "move", counted)
         first = found.get("/metrics").text
         found.clock.pass_(0.9)
         assert found.get("/metrics").text == first
@@ -193,7 +200,7 @@ def test_a_lost_gpu_vanishes_and_a_node_that_is_down_answers_503():
     run = run_with(("gpu-off-bus", GPU_OFF_S, 9))
     with serving(run) as found:
         found.go_to(GPU_OFF_S + 5.0)
-        assert run.telemetry([GPU_OFF_S + 5.0]).lost == ((9,),)
+        assert run.telemetry(np.array([GPU_OFF_S + 5.0])).lost == ((9,),)
         assert ("gpu-0001", "1") not in gpus_of(found.get("/metrics").text)
         assert len(gpus_of(found.get("/node/1/metrics").text)) == 7
 

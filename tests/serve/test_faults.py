@@ -13,7 +13,7 @@ import pytest
 
 from ghosttrain.core.errors import RequestError, WorldError
 from ghosttrain.core.run import simulate
-from ghosttrain.serve import app, server
+from ghosttrain.serve import app
 from ghosttrain.serve.server import listen
 from tests.serve.servers import Serving, raw, serving
 from tests.strategies import machine_spec
@@ -133,6 +133,6 @@ def test_too_few_open_files_are_told(monkeypatch):
     def none_left(*_: object) -> socket.socket:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(server.socket, "socket", none_left)
+    monkeypatch.setattr(socket, "socket", none_left)
     with pytest.raises(WorldError, match="ulimit -n"):
         listen("127.0.0.1", 0)

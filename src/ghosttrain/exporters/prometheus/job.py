@@ -191,9 +191,12 @@ def written(metrics: Iterable[Metric], *, openmetrics: bool) -> bytes:
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Once(metrics))
+    text: bytes
     if openmetrics:
-        return openmetrics_exposition.generate_latest(registry)
-    return exposition.generate_latest(registry)
+        text = openmetrics_exposition.generate_latest(registry)  # type: ignore[no-untyped-call] # theirs
+    else:
+        text = exposition.generate_latest(registry)
+    return text
 
 
 class _Once:
