@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ghosttrain.core import identity
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.events import Phase
 from ghosttrain.core.laws.telemetry import memory_temp_c, training_pipes
+from ghosttrain.core.node import NODE_FIELDS
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.signals import SignalSource
 from ghosttrain.core.spec import Faults, InjectedFault
@@ -362,3 +364,11 @@ def test_each_metric_shows_a_field_and_each_field_is_in_a_metric():
     assert shown <= set(FIELDS)
     # What DCGM itself shows under the name of the counter: see docs/telemetry.md.
     assert set(FIELDS) - shown == {"nvlink_total_mb_per_s"}
+
+
+def test_each_field_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text("utf-8")
+    missing = [name for name in (*FIELDS, *NODE_FIELDS) if f"`{name}`" not in page]
+    assert not missing
+    code = page.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/telemetry.md", "exec"), {})  # as it stands there

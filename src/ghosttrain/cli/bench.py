@@ -10,6 +10,7 @@ GROUPS = (
     "memory",
     "log",
     "telemetry",
+    "moments",
     "bytes",
     "large",
     "month",
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Measure; the exit code is 1 when a goal is missed."""
-    from ghosttrain.bench import core, metrics, process
+    from ghosttrain.bench import core, metrics, moments, process
     from ghosttrain.core.errors import RequestError
 
     benches = {
@@ -40,6 +41,7 @@ def execute(args: argparse.Namespace) -> int:
         "memory": process.bench_memory,
         "log": core.bench_plain_log,
         "telemetry": core.bench_telemetry,
+        "moments": moments.bench_moments,
         "bytes": core.bench_same_bytes,
         "large": core.bench_large_run,
         "month": core.bench_realistic_month,
