@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghosttrain import catalog
 from ghosttrain.core.counters.spans import SpanSums
 from ghosttrain.core.events import Phase
 from ghosttrain.core.fleet import FleetSource
@@ -316,7 +315,3 @@ def test_spans_with_one_edge_in_common_agree_there():
         times = np.array([np.nextafter(edge, 0), edge, np.nextafter(edge, np.inf)])
         energy = run.telemetry(times, ["energy_mj"]).columns["energy_mj"]
         assert (np.ptp(energy, axis=0) <= 5).all(), (before.phase, after.phase)
-
-
-def test_the_catalogue_names_a_list_for_each_metric():
-    assert len(catalog.metrics("default")) == 25  # dcgm-exporter as installed

@@ -57,8 +57,8 @@ class Boots:
         cluster, spans = self.plan.spec.cluster, self.timeline.spans
         found: dict[int, tuple[int, float]] = {}
         for made, index, nodes in self._reboots:
-            if made <= attempt:
-                for node in nodes:
+            for node in nodes if made <= attempt else ():
+                if found.get(node, (0, 0.0))[0] <= index:
                     found[node] = index, spans[index].start_s - BOOTED_BEFORE_S
         for made, node, spare in self.timeline.swaps:
             launched = self.launches.get(made)
