@@ -12,11 +12,12 @@ goes on makes the same bytes as one that was never disturbed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.errors import WorldError
+from ghosttrain.core.events import Event, StepsCompleted
 from ghosttrain.exporters.formats import Format
 from ghosttrain.exporters.savepoint import (
     Savepoint,
@@ -33,7 +35,7 @@ from ghosttrain.exporters.savepoint import (
     saved_exporters,
 )
 from ghosttrain.exporters.workspace import Workspace, Written
-from ghosttrain.exporters.writing import Asked
+from ghosttrain.exporters.writing import Asked, Chunk, Exporter, TakesMany
 from ghosttrain.inputs.spec_file import write_spec_file
 
 SAVE_EVERY_WALL_S = 3.0  # what a kill costs at most; a savepoint takes some hundredths
@@ -180,9 +182,10 @@ class Course:
 
     def _do(self, start_s: float, stop_s: float) -> None:
         asked, append = self._asked, self._workspace.append
-        for event in asked.run.events(start_s, stop_s, sample_every=asked.log_interval):
+        events = asked.run.events(start_s, stop_s, sample_every=asked.log_interval)
+        for some in in_batches(events, _MOST_FLEET_VALUES // asked.run.spec.cluster.gpus):
             for exporter in self._exporters:
-                append(exporter.accept(event))
+                append(accepted(exporter, some))
         if not self._fields:
             return
         moments = moments_in(start_s, stop_s, asked.run.end_s, asked.every_s)
@@ -217,6 +220,28 @@ def wanted_fields(exporters: Sequence[Any]) -> tuple[str, ...]:
     """The telemetry that some exporter wants, each field once."""
     wanted = (field for exporter in exporters for field in getattr(exporter, "fields", ()))
     return tuple(dict.fromkeys(wanted))
+
+
+def in_batches(events: Iterable[Event], most_samples: int) -> Iterator[list[Event]]:
+    """The events in lists that are cut where they would hold too many samples of the fleet."""
+    batch: list[Event] = []
+    samples = 0
+    for event in events:
+        batch.append(event)
+        if isinstance(event, StepsCompleted) and event.fleet is not None:
+            samples += len(event.fleet.step)
+        if samples >= most_samples:
+            yield batch
+            batch, samples = [], 0
+    if batch:
+        yield batch
+
+
+def accepted(exporter: Exporter, events: Sequence[Event]) -> Iterable[Chunk]:
+    """What events add, all at once where the exporter has a way for it."""
+    if isinstance(exporter, TakesMany):
+        return exporter.accept_all(events)
+    return itertools.chain.from_iterable(exporter.accept(event) for event in events)
 
 
 def most_moments(asked: Asked) -> int:

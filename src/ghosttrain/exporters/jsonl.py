@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -29,17 +30,11 @@ from ghosttrain.core.laws.architecture import attention_width
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.signals import SignalSource
 from ghosttrain.core.units import GB
+from ghosttrain.exporters.step_lines import Form, StepLines, form_of
 from ghosttrain.exporters.writing import Asked
 
 SCHEMA = "ghosttrain.events/1"
 
-LARGEST_EXPONENT = 700.0  # of a float64; a loss beyond has its perplexity cut there
-
-_STEP = (
-    '{"event":"step","time_s":%.6f,"attempt":%d,"step":%d,"loss":%.6f,"ppl":%.4f,'
-    '"grad_norm":%.5f,"learning_rate":%.6e,"step_time_s":%.6f,"tokens_per_s":%.3f,"mfu":%.6f,'
-    '"eta_s":%.3f,"tokens_seen":%d}\n'
-)
 _COLLECTIVE = (
     '{"event":"collective","time_s":%.6f,"step":%d,"op":"%s","layer":%d,"size_bytes":%d,'
     '"ranks":%d,"duration_s":%.9f,"busbw_gbs":%.3f}\n'
@@ -62,6 +57,7 @@ class JsonlWriter:
     def __init__(self, started: RunStarted | None = None) -> None:
         self._plan: Plan | None = None
         self._signals: SignalSource | None = None
+        self._form: Form | None = None
         self._started = started
 
     def __getstate__(self) -> tuple[RunStarted | None, Plan | None]:
@@ -72,63 +68,63 @@ class JsonlWriter:
         """Be as saved."""
         self._started, self._plan = state
         self._signals = None if self._plan is None else SignalSource(self._plan)
+        self._form = None if self._plan is None else form_of(self._plan)
 
     def accept(self, event: Event) -> bytes:
         """The lines of one event, complete with their newlines."""
+        return self.accept_all([event])
+
+    def accept_all(self, events: Sequence[Event]) -> bytes:
+        """The lines of events in their order; steps are written together, whatever is between."""
         started, self._started = self._started, None
-        if isinstance(event, RunStarted):
-            self._plan, self._signals = event.plan, SignalSource(event.plan)
-            return _line(run_row(event))
-        if started is not None:
-            return self.accept(started) + self.accept(event)
-        if isinstance(event, StepsCompleted):
-            return self._steps(event).encode()
-        if isinstance(event, FleetSampled):
-            return self._fleet(event.samples, 0).encode()
-        row = {"event": _snake(type(event).__name__), **asdict(event)}
-        if isinstance(event, IncidentLabelled):
-            row["signals"] = dict(event.signals)
-        return _line(row)
+        if started is not None and events and not isinstance(events[0], RunStarted):
+            events = [started, *events]
+        lines: list[bytes] = []
+        batches = [event for event in events if isinstance(event, StepsCompleted)]
+        steps, at = None, 0
+        for event in events:
+            if isinstance(event, RunStarted):
+                assert event is events[0] or not batches, "one run at a time"
+                self._plan, self._signals = event.plan, SignalSource(event.plan)
+                self._form = form_of(event.plan)
+                lines.append(_line(run_row(event)))
+            elif isinstance(event, StepsCompleted):
+                assert self._form is not None, "a run's events begin with RunStarted"
+                steps = steps or StepLines(batches, self._form)
+                lines += self._steps(event, steps, at)
+                at += len(event.step)
+            elif isinstance(event, FleetSampled):
+                lines.append(self._fleet(event.samples, 0))
+            else:
+                lines.append(_event_line(event))
+        return b"".join(lines)
 
     def close(self) -> bytes:
         """Nothing: every line has been given."""
         return b""
 
-    def _steps(self, event: StepsCompleted) -> str:
-        assert self._plan is not None, "a run's events begin with RunStarted"
-        tokens = self._plan.spec.recipe.tokens_per_step
-        columns = (
-            event.end_s,
-            np.full(len(event.step), event.attempt),
-            event.step,
-            event.loss,
-            np.exp(np.minimum(event.loss, LARGEST_EXPONENT)),
-            event.grad_norm,
-            event.learning_rate,
-            event.step_time_s,
-            event.tokens_per_s,
-            event.mfu,
-            event.eta_s,
-            event.step * tokens,
-        )
-        lines = [_STEP % row for row in zip(*(c.tolist() for c in columns), strict=True)]
-        if np.isnan(event.loss).any():  # JSON has no word for it
-            lines = [line.replace(":nan,", ":null,") for line in lines]
-        first = int(event.step[0])
+    def _steps(self, event: StepsCompleted, steps: StepLines, first: int) -> Iterator[bytes]:
+        """The lines of an event whose steps are those from position `first` on."""
+        after: dict[int, list[bytes]] = {}
         if event.collectives is not None:
-            for k, step in enumerate(event.collectives.step.tolist()):
-                lines[step - first] += self._collective(event.collectives, k)
+            for k, at in enumerate((event.collectives.step - event.step[0]).tolist()):
+                after.setdefault(at, []).append(self._collective(event.collectives, k))
         if event.fleet is not None:
-            for k, step in enumerate(event.fleet.step.tolist()):
-                lines[step - first] += self._fleet(event.fleet, k)
-        return "".join(lines)
+            for k, at in enumerate((event.fleet.step - event.step[0]).tolist()):
+                after.setdefault(at, []).append(self._fleet(event.fleet, k))
+        begun = 0
+        for at in sorted(after):
+            yield steps.part(first + begun, first + at + 1)
+            yield from after[at]
+            begun = at + 1
+        yield steps.part(first + begun, first + len(event.step))
 
-    def _fleet(self, samples: FleetSamples, k: int) -> str:
+    def _fleet(self, samples: FleetSamples, k: int) -> bytes:
         """One fleet row, values quantised as telemetry reports them."""
         assert self._plan is not None
         assert self._signals is not None
         signals = self._signals.at(samples, k)
-        return _FLEET % (
+        line = _FLEET % (
             samples.time_s[k],
             samples.step[k],
             _integers(samples.util_pct[k]),
@@ -143,11 +139,12 @@ class JsonlWriter:
             _signs(signals.signs),
             list(samples.lost),
         )
+        return line.encode()
 
-    def _collective(self, samples: CollectiveSamples, k: int) -> str:
+    def _collective(self, samples: CollectiveSamples, k: int) -> bytes:
         assert self._plan is not None
         base = self._plan.gradient_collective
-        return _COLLECTIVE % (
+        line = _COLLECTIVE % (
             samples.time_s[k],
             samples.step[k],
             base.op,
@@ -157,6 +154,15 @@ class JsonlWriter:
             samples.duration_s[k],
             samples.busbw_gbs[k],
         )
+        return line.encode()
+
+
+def _event_line(event: Event) -> bytes:
+    """The line of an event whose fields are the row's."""
+    row = {"event": _snake(type(event).__name__), **asdict(event)}
+    if isinstance(event, IncidentLabelled):
+        row["signals"] = dict(event.signals)
+    return _line(row)
 
 
 def jsonl_log(asked: Asked) -> JsonlWriter:

@@ -9,7 +9,7 @@ Asked, the run and the plan: they are not saved with it but put back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -106,6 +106,22 @@ class SampledExporter(Protocol):
         """What a block of moments adds to which files."""
 
 
+@runtime_checkable
+class LogTakesMany(Protocol):
+    """A LogWriter that makes less work of many events than of each."""
+
+    def accept_all(self, events: Sequence[Event]) -> bytes:
+        """What `accept` would give of one after the other."""
+
+
+@runtime_checkable
+class TakesMany(Protocol):
+    """An Exporter of that kind."""
+
+    def accept_all(self, events: Sequence[Event]) -> Iterable[Chunk]:
+        """What `accept` would give of one after the other."""
+
+
 class OneFile:
     """An exporter whose bytes all go into one file."""
 
@@ -116,6 +132,13 @@ class OneFile:
     def accept(self, event: Event) -> Iterable[Chunk]:
         """What `event` adds to the file."""
         yield self._name, self._writer.accept(event)
+
+    def accept_all(self, events: Sequence[Event]) -> Iterable[Chunk]:
+        """What events add to the file."""
+        if isinstance(self._writer, LogTakesMany):
+            yield self._name, self._writer.accept_all(events)
+        else:
+            yield self._name, b"".join(self._writer.accept(event) for event in events)
 
     def sample(self, block: Telemetry) -> Iterable[Chunk]:
         """What a block of telemetry adds to the file; only asked of who wants fields."""
