@@ -56,6 +56,7 @@ _RATE = list(_DECIMALS).index("learning_rate")
 _UNIT = np.array([10.0**n for n in _DECIMALS.values()])[:, None]
 _TO_MILLIONTHS = np.array([10.0 ** (6 - n) for n in _DECIMALS.values()])[:, None]
 _MILLION = 10**6
+_BELOW_TEN = np.nextafter(10.0, 0.0)
 _LEAST_RATE, _MOST_EXPONENT = 1e-98, 99
 _MOST_DIGITS = 15  # whole numbers are exact in a float64 up to that
 
@@ -195,6 +196,7 @@ class StepLines:
         self._by_hand: dict[int, bytes] = {}
         if not _all_fit(form, whole, fractions):
             fits = ((fractions >= 0) & (fractions < form.limit)).all(axis=0)
+            fits &= (fractions[_RATE] == 0) | (fractions[_RATE] >= _LEAST_RATE)
             odd = ~(fits & (whole < form.limit_whole).all(axis=0))
             for at in np.flatnonzero(odd).tolist():
                 self._by_hand[at] = _line([*whole[:, at].tolist(), *fractions[:, at].tolist()])
@@ -219,6 +221,8 @@ def _all_fit(form: Form, whole: I64, fractions: F64) -> bool:
     """Whether the columns hold all; a NaN is what no column holds."""
     largest = fractions.max(axis=1, keepdims=True)
     is_odd = (whole.max(axis=1, keepdims=True) >= form.limit_whole).any()
+    rate = fractions[_RATE]
+    is_odd |= bool(((rate < _LEAST_RATE) & (rate > 0)).any())
     return bool((largest < form.limit).all() and fractions.min() >= 0 and not is_odd)
 
 
@@ -255,6 +259,7 @@ def _digits(whole: I64, fractions: F64) -> tuple[I64, I64, I64]:
     """
     exponent = _exponents(fractions[_RATE])
     mantissa = fractions[_RATE] * _powers().take(_MOST_EXPONENT - exponent)
+    np.minimum(mantissa, _BELOW_TEN, out=mantissa)  # what the product has rounded up to ten
     floor = np.floor(fractions)
     behind = fractions - floor
     floor[_RATE] = np.floor(mantissa)
