@@ -64,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RANKS",
         help="whose telemetry: ranks as in 0-63,128, or node=3 (default: all)",
     )
+    group.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        help="which telemetry in tables, as in power_w,DCGM_FI_PROF_DRAM_ACTIVE"
+        " (default: gpu_util_pct,gpu_temp_c,power_w,fb_used_mib)",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -90,6 +96,7 @@ def execute(args: argparse.Namespace) -> int:
         stop=args.to_time,
         every=args.every,
         gpus=args.select_gpus,
+        metrics=args.metrics,
     )
     line = ProgressLine()
     try:

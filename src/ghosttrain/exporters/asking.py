@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.run import Run
 from ghosttrain.core.spec import Cluster
+from ghosttrain.exporters.metric_choice import metrics_of
 from ghosttrain.exporters.writing import TELEMETRY_EVERY_S, Asked
 from ghosttrain.inputs.durations import parse_duration
 
@@ -27,6 +28,7 @@ def asked_of(
     stop: str | None = None,
     every: str | None = None,
     gpus: str | None = None,
+    metrics: str | None = None,
 ) -> Asked:
     """What the words ask for; None where they ask nothing.
 
@@ -34,6 +36,7 @@ def asked_of(
         start, stop: Moments, as `moment_of` reads them.
         every: A duration.
         gpus: Ranks, as `ranks_of` reads them.
+        metrics: Fields, as `metrics_of` reads them.
 
     Raises:
         SpecError: If there can be no such window, cadence or choice.
@@ -59,6 +62,7 @@ def asked_of(
         stop_s=math.inf if stop_s >= end_s else stop_s,
         every_s=TELEMETRY_EVERY_S if every is None else _cadence_s(every),
         gpus=None if gpus is None else ranks_of(run.spec.cluster, gpus),
+        metrics=None if metrics is None else metrics_of(metrics),
     )
 
 

@@ -294,6 +294,7 @@ def digest_of(asked: Asked, formats: Sequence[Format]) -> str:
         "window_s": [asked.start_s, asked.stop_s],
         "every_s": asked.every_s,
         "gpus": asked.gpus,
+        "metrics": asked.metrics,
         "formats": [one.name for one in formats],
         "ghosttrain": __version__,
         "numpy": np.__version__,

@@ -97,6 +97,12 @@ FORMATS = (
         extra="parquet",
     ),
     Format(
+        "parquet",
+        "tables: events, steps, telemetry, labels; folders of part files",
+        "parquet:parquet_exporter",
+        extra="parquet",
+    ),
+    Format(
         "torchtitan",
         "the log of torchtitan 0.2.2",
         "dialects.torchtitan:torchtitan_log",
@@ -147,6 +153,8 @@ def formats_of(text: str) -> list[Format]:
             raise SpecError(f"unknown format {name!r}: {_near(name, EXPORTERS)}")
     if not names:
         raise SpecError(f"--format {text!r} names none: there are {', '.join(EXPORTERS)}")
+    if "parquet" in names and "labels-parquet" in names:  # it is one of the tables
+        names.remove("labels-parquet")
     return [EXPORTERS[name] for name in names]
 
 

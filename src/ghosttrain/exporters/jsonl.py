@@ -96,7 +96,7 @@ class JsonlWriter:
             elif isinstance(event, FleetSampled):
                 lines.append(self._fleet(event.samples, 0))
             else:
-                lines.append(_event_line(event))
+                lines.append(_line(event_row(event)))
         return b"".join(lines)
 
     def close(self) -> bytes:
@@ -157,12 +157,13 @@ class JsonlWriter:
         return line.encode()
 
 
-def _event_line(event: Event) -> bytes:
-    """The line of an event whose fields are the row's."""
+def event_row(event: Event) -> dict[str, Any]:
+    """The row of an event whose fields are the row's."""
     row = {"event": _snake(type(event).__name__), **asdict(event)}
     if isinstance(event, IncidentLabelled):
         row["signals"] = dict(event.signals)
-    return _line(row)
+    plain: dict[str, Any] = _finite(row)
+    return plain
 
 
 def jsonl_log(asked: Asked) -> JsonlWriter:

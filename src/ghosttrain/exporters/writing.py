@@ -37,6 +37,7 @@ class Asked:
             holds them.
         every_s: Run time between two moments of telemetry, which are multiples of it.
         gpus: Ranks whose telemetry is wanted, ascending; None: all.
+        metrics: Fields of telemetry wanted in tables; None: the usual ones.
     """
 
     run: Run
@@ -45,6 +46,7 @@ class Asked:
     stop_s: float = math.inf
     every_s: float = TELEMETRY_EVERY_S
     gpus: tuple[int, ...] | None = None
+    metrics: tuple[str, ...] | None = None
 
     @property
     def is_whole(self) -> bool:
