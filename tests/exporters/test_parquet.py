@@ -121,7 +121,7 @@ def test_files_are_the_same_whatever_the_blocks(monkeypatch, sizes):
 
 
 def chunks(sizes):
-    table, done, made = TelemetryTable(Asked(RUN)), 0, []
+    table, done, made = TelemetryTable(Asked(RUN), {}), 0, []
     for size in sizes:
         moments = np.arange(done, done + size) * 30.0
         made += table.sample(RUN.telemetry(moments, table.fields))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ghosttrain.bench.result import Result, in_turn
@@ -132,10 +133,13 @@ def bench_cpu(settle_s: float = 7.0, for_s: float = 15.0) -> list[Result]:
     return out
 
 
-def _peak_mb(steps: int) -> float:
-    """Peak resident memory of a whole headless run, MB."""
-    command = (*_RUN, "llama-3-8b", "--steps", str(steps), "--runs", "1", "--speed", "max")
-    process = subprocess.Popen((*command, "--seed", "1"), stdout=subprocess.DEVNULL)
+def peak_mb_of(command: Sequence[str]) -> float:
+    """Peak resident memory of a command, MB.
+
+    Raises:
+        RuntimeError: If it fails.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     status, peak_kb = Path(f"/proc/{process.pid}/status"), 0
     # Not ru_maxrss: that one begins with what the parent held when it forked.
     while process.poll() is None:
@@ -144,8 +148,14 @@ def _peak_mb(steps: int) -> float:
                 peak_kb = max(peak_kb, int(line.split()[1]))
         time.sleep(0.02)
     if process.returncode:
-        raise RuntimeError(f"the run of {steps:,} steps ended with {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return peak_kb / 1000
+
+
+def _peak_mb(steps: int) -> float:
+    """Peak resident memory of a whole headless run, MB."""
+    command = (*_RUN, "llama-3-8b", "--steps", str(steps), "--runs", "1", "--speed", "max")
+    return peak_mb_of((*command, "--seed", "1"))
 
 
 def bench_memory() -> list[Result]:

@@ -16,6 +16,9 @@ GROUPS = (
     "month",
     "grid",
     "metrics",
+    "jsonl",
+    "parquet",
+    "export",
 )
 
 
@@ -32,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Measure; the exit code is 1 when a goal is missed."""
-    from ghosttrain.bench import core, metrics, moments, process
+    from ghosttrain.bench import core, exports, metrics, moments, process
     from ghosttrain.core.errors import RequestError
 
     benches = {
@@ -47,6 +50,9 @@ def execute(args: argparse.Namespace) -> int:
         "month": core.bench_realistic_month,
         "grid": core.bench_grid,
         "metrics": metrics.bench_metrics,
+        "jsonl": exports.bench_jsonl,
+        "parquet": exports.bench_parquet,
+        "export": exports.bench_export_memory,
     }
     assert tuple(benches) == GROUPS
     for name in args.group:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from ghosttrain.core.events import Event, FleetSampled, RunFinished, RunStarted, StepsCompleted
 from ghosttrain.core.telemetry import Telemetry
 from ghosttrain.exporters.jsonl import event_row, run_row
-from ghosttrain.exporters.label_table import LabelTableWriter, label_table_file
+from ghosttrain.exporters.label_table import LabelTableWriter
+from ghosttrain.exporters.labels import collected
 from ghosttrain.exporters.parquet_parts import (
     ROWS_PER_GROUP,
     Column,
@@ -64,9 +65,10 @@ class ParquetExporter:
     """
 
     def __init__(self, asked: Asked) -> None:
-        self._steps, self._events = StepTable(asked), EventTable(asked)
-        self._telemetry = TelemetryTable(asked)
-        self._labels: LabelTableWriter = label_table_file(asked)
+        said = metadata_of(asked)
+        self._steps, self._events = StepTable(asked, said), EventTable(said)
+        self._telemetry = TelemetryTable(asked, said)
+        self._labels = LabelTableWriter(said["spec"], collected(asked))
         self.fields = self._telemetry.fields
 
     def accept(self, event: Event) -> Iterator[Chunk]:
@@ -90,9 +92,10 @@ class ParquetExporter:
 class StepTable:
     """Collects steps and makes files of them."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked, self._kept, self._rows, self._parts = asked, [], 0, 0
-        self._kept: list[StepsCompleted]
+    def __init__(self, asked: Asked, said: Mapping[str, str]) -> None:
+        self._asked, self._said = asked, {**said, "schema": STEPS_SCHEMA}
+        self._kept: list[StepsCompleted] = []
+        self._rows = self._parts = 0
 
     def accept(self, event: StepsCompleted) -> Iterator[Chunk]:
         """The files that steps complete."""
@@ -112,7 +115,7 @@ class StepTable:
 
     def _file(self) -> Chunk:
         tokens = self._asked.run.spec.recipe.tokens_per_step
-        schema = schema_of(STEPS, metadata_of(self._asked, STEPS_SCHEMA))
+        schema = schema_of(STEPS, self._said)
         data = written(schema, [_step_columns(self._kept, tokens)])
         name = part_name("steps", self._parts)
         self._kept, self._rows, self._parts = [], 0, self._parts + 1
@@ -152,8 +155,8 @@ def _step_columns(events: Sequence[StepsCompleted], tokens_per_step: int) -> dic
 class EventTable:
     """Collects all other events, some a restart, and makes files of them."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked, self._parts = asked, 0
+    def __init__(self, said: Mapping[str, str]) -> None:
+        self._said, self._parts = {**said, "schema": EVENTS_SCHEMA}, 0
         self._rows: list[tuple[float, str, int | None, int | None, int | None, str]] = []
 
     def accept(self, event: Event) -> Iterator[Chunk]:
@@ -172,7 +175,7 @@ class EventTable:
             yield self._file()
 
     def _file(self) -> Chunk:
-        schema = schema_of(EVENTS, metadata_of(self._asked, EVENTS_SCHEMA))
+        schema = schema_of(EVENTS, self._said)
         columns = list(zip(*self._rows, strict=True)) or [()] * len(EVENTS)
         group = {c.name: list(values) for c, values in zip(EVENTS, columns, strict=True)}
         name = part_name("events", self._parts)

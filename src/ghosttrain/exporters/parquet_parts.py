@@ -49,14 +49,16 @@ def part_name(table: str, number: int) -> str:
     return f"{table}/part-{number:05}.parquet"
 
 
-def metadata_of(asked: Asked, schema: str) -> dict[str, str]:
-    """What every file of ours says of itself: that it is simulated, and how to have it again."""
+def metadata_of(asked: Asked) -> dict[str, str]:
+    """What every file of ours says of itself: that it is simulated, and how to have it again.
+
+    The name of its schema is still missing.
+    """
     from ghosttrain import __version__
 
     spec = asked.run.spec
     return {
         "simulated": "true",
-        "schema": schema,
         "spec": write_spec_file(spec),
         "seed": str(asked.run.seed),
         "start": datetime.fromtimestamp(spec.start_unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

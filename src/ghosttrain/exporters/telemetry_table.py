@@ -20,7 +20,6 @@ from ghosttrain.exporters.parquet_parts import (
     ROWS_PER_GROUP,
     ROWS_PER_PART,
     Column,
-    metadata_of,
     part_name,
     schema_of,
     written,
@@ -40,12 +39,15 @@ PLACES = (
 class TelemetryTable:
     """Collects the moments of a part and makes files of them.
 
+    Args:
+        said: What its files say of themselves.
+
     Attributes:
         fields: Of `Telemetry.columns`.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+    def __init__(self, asked: Asked, said: Mapping[str, str]) -> None:
+        self._asked, self._said = asked, {**said, "schema": SCHEMA}
         cluster = asked.run.spec.cluster
         self._metrics = chosen_metrics(asked.metrics)
         self.fields = tuple(metric.field for metric in self._metrics)
@@ -101,7 +103,7 @@ class TelemetryTable:
 
     def _file(self) -> Chunk:
         columns = [*PLACES, *(Column(m.field, m.type, True, "") for m in self._metrics)]
-        schema = schema_of(columns, metadata_of(self._asked, SCHEMA))
+        schema = schema_of(columns, self._said)
         data = written(schema, self._groups())
         name = part_name("telemetry", self._parts)
         self._parts += 1
@@ -133,16 +135,19 @@ class TelemetryTable:
         """Host name of each row; spares may have come with an attempt."""
         run = self._asked.run
         cluster = run.spec.cluster
+        nodes = self._gpus // cluster.gpus_per_node
         machines = {
-            attempt: physical_nodes(run.timeline, cluster.nodes, attempt)[
-                self._gpus // cluster.gpus_per_node
-            ]
+            attempt: physical_nodes(run.timeline, cluster.nodes, attempt)
             for attempt in dict.fromkeys(attempts.tolist())
         }
-        rows = np.concatenate([machines[attempt] for attempt in attempts.tolist()])
-        there, index = np.unique(rows, return_inverse=True)
+        there = np.unique(np.concatenate([m[nodes] for m in machines.values()]))
+        index = {
+            attempt: np.searchsorted(there, m).astype(np.int32)[nodes]
+            for attempt, m in machines.items()
+        }
+        rows = np.concatenate([index[attempt] for attempt in attempts.tolist()])
         names = [host_name(cluster, int(node)) for node in there]
-        return pa.DictionaryArray.from_arrays(index.astype(np.int32), names)
+        return pa.DictionaryArray.from_arrays(rows, names)
 
     def _values(
         self, at: slice, values: Iterable[NDArray[Any]]
