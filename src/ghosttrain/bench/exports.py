@@ -136,7 +136,16 @@ def bench_export_memory() -> list[Result]:
 def _peak_mb(moments: int) -> float:
     """Peak memory of `ghosttrain export` of so many moments of telemetry."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ("export", "llama-3.1-405b", "--gpus", str(MEMORY_GPUS), "--seed", "1")
+        words = (
+            "export",
+            "llama-3.1-405b",
+            "--gpus",
+            str(MEMORY_GPUS),
+            "--seed",
+            "1",
+            "--steps",
+            "20000",
+        )
         window = ("--from", "1h", "--to-time", f"{3600 + 30 * moments}s", "--log-interval", "1000")
         to = ("--to", folder, "--format", "parquet,labels")
         return peak_mb_of([sys.executable, "-m", "ghosttrain", *words, *window, *to])

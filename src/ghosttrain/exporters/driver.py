@@ -42,7 +42,7 @@ SAVE_EVERY_WALL_S = 3.0  # what a kill costs at most; a savepoint takes some hun
 SAVE_EVERY_BYTES = 256 << 20  # more would make the disk, and so the savepoint, the slow part
 # A slice is worth about a tenth of a second: that often progress is told and Ctrl-C finds a
 # savepoint near. Its telemetry (moments x GPUs) is in memory at once, some MB a field.
-_MOST_STEPS, _MOST_FLEET_VALUES = 4096, 1 << 19
+_MOST_STEPS, _MOST_FLEET_VALUES = 4096, 1 << 17
 _MOST_TELEMETRY_VALUES = 1 << 17
 
 
