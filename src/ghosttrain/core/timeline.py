@@ -33,6 +33,7 @@ I64 = NDArray[np.int64]
 
 # A server with eight GPUs takes minutes through its firmware's tests; estimated: four.
 REBOOT_S = 240.0
+BOOTED_BEFORE_S = 60.0  # a node that was rebooted is up so long before the launch that uses it
 INIT_PHASES = (
     Phase.WEIGHTS,
     Phase.TOKENIZER,

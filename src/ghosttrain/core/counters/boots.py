@@ -6,7 +6,7 @@ Shapes: G = GPUs of the run.
 from __future__ import annotations
 
 from functools import cache, cached_property, lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from ghosttrain.core.counters.apart import ApartSums
 from ghosttrain.core.identity import uptime_s
 from ghosttrain.core.plan import Plan
-from ghosttrain.core.timeline import Timeline, incident_nodes
+from ghosttrain.core.timeline import BOOTED_BEFORE_S, Timeline, incident_nodes
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-BOOTED_BEFORE_S: Final = 60.0  # a rebooted node is up so long before the launch that uses it
 
 
 class Since(NamedTuple):

@@ -47,6 +47,13 @@ def bus_factor(op: CollectiveOp, ranks: int) -> float:
     return 2 * share if op == "all_reduce" else share
 
 
+def ring_channels(gpu: Gpu) -> int:
+    """Channels NCCL opens: 16 on NVSwitch with NVLS, 24 over NVLink without, 4 over PCIe."""
+    if gpu.nvls_busbw_gbs:
+        return 16
+    return 24 if gpu.nvlink_gbs else 4
+
+
 def nic_bytes_per_s(cluster: Cluster) -> float:
     """What one NIC delivers to a collective, one direction, bytes/s."""
     return cluster.nic_gbps / 8 * GB * cluster.fabric.efficiency

@@ -12,10 +12,22 @@ from typing import assert_never
 
 from ghosttrain.core.events import MessageKind, MessageLogged, WatchdogTimedOut
 from ghosttrain.core.messages import kernel, launcher, pytorch, trainer
-from ghosttrain.core.messages.writer import Writer, message_time_s, writer_of
+from ghosttrain.core.messages.places import Boot, booted_s, boots, ranks_that_write
+from ghosttrain.core.messages.writer import Writer, launch_writer, message_time_s, writer_of
 from ghosttrain.core.plan import Plan
 
-__all__ = ["message_lines", "message_time_s"]
+__all__ = [
+    "Boot",
+    "Writer",
+    "booted_s",
+    "boots",
+    "launch_writer",
+    "message_lines",
+    "message_time_s",
+    "ranks_that_write",
+    "writer_of",
+    "written_lines",
+]
 
 
 def message_lines(
@@ -32,7 +44,11 @@ def message_lines(
         seed: The run's.
         rank: Of those that write it, the one whose lines are wanted; the first where None.
     """
-    writer = writer_of(event, plan, seed, rank)
+    return written_lines(writer_of(event, plan, seed, rank), event)
+
+
+def written_lines(writer: Writer, event: MessageLogged | WatchdogTimedOut) -> list[str]:
+    """The raw lines of `event` as the writer has them."""
     if isinstance(event, WatchdogTimedOut):
         return pytorch.watchdog_lines(writer, event)
     return _lines(writer, event)

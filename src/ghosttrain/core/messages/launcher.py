@@ -7,6 +7,7 @@ from ghosttrain.core.messages.writer import DOMAIN, PYTHON, Writer
 
 # Lines of torch/distributed/elastic/multiprocessing/api.py.
 _CLOSING, _FAILED = 900, 874
+_RUN_LINE = 792  # of torch/distributed/run.py
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 _SCANCEL = -15
 _WIDEST_BORDER = 60
@@ -15,6 +16,23 @@ _SITE = "/opt/venv/lib/python3.12/site-packages/torch/distributed"
 
 
 # -------------------------------------------------------------------------------- torchrun
+
+
+def agent_start_lines(writer: Writer) -> list[str]:
+    """What an agent of several workers says at its start, where OMP_NUM_THREADS is not set.
+
+    Source: PyTorch 2.6, torch/distributed/run.py: config_from_args, with the blank at two ends.
+    """
+    if len(writer.local_ranks) <= 1:
+        return []
+    prefix = writer.agent_prefix("W", _RUN_LINE, file="run.py")
+    stars = "*" * 41
+    told = (
+        "Setting OMP_NUM_THREADS environment variable for each process to be 1 in default, to "
+        "avoid your system being overloaded, please further tune the variable for optimal "
+        "performance in your application as needed. "
+    )
+    return [f"{prefix}{text}" for text in ("", stars, told, stars)]
 
 
 def agent_sigterm_lines(writer: Writer, failed: int | None) -> list[str]:

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ghosttrain.core.events import MessageLogged, WatchdogTimedOut
+from ghosttrain.core.events import MessageKind, MessageLogged, WatchdogTimedOut
 from ghosttrain.core.identity import agent_process_id, host_name, process_id, thread_id, uptime_s
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.spec import Cluster, Gpu
+from ghosttrain.core.timeline import Timeline
 
 PYTHON = "/opt/venv/bin/python3"
 DOMAIN = "cluster"  # of the full host names
+_AGENT_FILE = "elastic/multiprocessing/api.py"
+# What the watchdog of a rank says, one after the other: a rank is late with all of it alike.
+_WATCHDOG = (MessageKind.WATCHDOG_STATUS, MessageKind.WATCHDOG_TEARDOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Writer:
     Attributes:
         local: The rank's GPU in its node.
         spares: Physical node at the places that spares have taken.
+        booted_s: Run time at which the writer's node was last booted, None: before the run.
     """
 
     plan: Plan
@@ -36,6 +41,7 @@ class Writer:
     local: int
     spares: Mapping[int, int]
     time_s: float
+    booted_s: float | None = None
 
     @property
     def gpu(self) -> Gpu:
@@ -99,7 +105,10 @@ class Writer:
 
     def kernel_stamp(self, after_s: float = 0.0) -> str:
         """`[449410.332316] `: seconds since the node was booted (Linux, kernel/printk)."""
-        up_s = uptime_s(self.cluster, self.machine) + self.time_s + after_s
+        booted_s = self.booted_s
+        if booted_s is None:
+            booted_s = -uptime_s(self.cluster, self.machine)
+        up_s = self.time_s - booted_s + after_s
         second, micro = divmod(math.floor(up_s * 1e6), 1_000_000)
         return f"[{second:5d}.{micro:06d}] "
 
@@ -115,12 +124,13 @@ class Writer:
         at = f"{day} {date:%H:%M:%S}.{nano:09d}"
         return f"[rank{self.rank}]:[E{at} ProcessGroupNCCL.cpp:{line}] "
 
-    def agent_prefix(self, level: str, line: int, after_s: float = 0.0) -> str:
+    def agent_prefix(
+        self, level: str, line: int, after_s: float = 0.0, file: str = _AGENT_FILE
+    ) -> str:
         """`W0308 10:52:41.118000 31790 torch/distributed/...api.py:900] `: milliseconds, padded."""
         date, micro = self.moment(after_s)
         at = f"{date:%m%d %H:%M:%S}.{micro // 1000:03d}000"
-        where = f"torch/distributed/elastic/multiprocessing/api.py:{line}"
-        return f"{level}{at} {self.agent_pid} {where}] "
+        return f"{level}{at} {self.agent_pid} torch/distributed/{file}:{line}] "
 
 
 def drawn(below: int, *words: str | int) -> int:
@@ -130,12 +140,33 @@ def drawn(below: int, *words: str | int) -> int:
     return int.from_bytes(digest, "little") % below
 
 
+def launch_writer(
+    plan: Plan, timeline: Timeline, seed: int, *, attempt: int, step: int, rank: int, time_s: float
+) -> Writer:
+    """A rank, or the agent of its node, while a launch begins."""
+    per_node = plan.spec.cluster.gpus_per_node
+    return Writer(
+        plan=plan,
+        seed=seed,
+        fault=0,
+        attempt=attempt,
+        step=step,
+        rank=rank,
+        node=rank // per_node,
+        local=rank % per_node,
+        spares=dict(timeline.spares(attempt)),
+        time_s=time_s,
+    )
+
+
 def message_time_s(event: MessageLogged | WatchdogTimedOut, rank: int | None = None) -> float:
     """When `rank` writes it: the first (None) at the event's time, the others spread behind it."""
     first = event.reporter if isinstance(event, WatchdogTimedOut) else event.rank
     if rank is None or rank == first or not event.spread_s:
         return event.time_s
-    kind = event.message.value if isinstance(event, MessageLogged) else "watchdog"
+    kind = "watchdog"
+    if isinstance(event, MessageLogged) and event.message not in _WATCHDOG:
+        kind = event.message.value
     share = (1 + drawn(1_000_000, "spread", kind, event.fault, event.attempt, rank)) / 1_000_000
     return event.time_s + share * event.spread_s
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ghosttrain.core.laws.network import ring_channels
 from ghosttrain.views.renderables.fleet_frame import gpu_label
 from ghosttrain.views.renderables.line import Line
 from ghosttrain.views.renderables.log_line import log_line
@@ -146,7 +147,7 @@ def _schedule(card: RunCard) -> str:
 def nccl_lines(event: PhaseEnded, card: RunCard) -> list[Line]:
     """The library, the world, its rings and channels, what joins GPUs and nodes."""
     cluster = card.spec.cluster
-    channels = _channels(card)
+    channels = ring_channels(card.spec.gpu)
     parts = [f"world size {card.gpus}", _nodes(card), f"{channels} ring channels"]
     if card.spec.gpu.nvls_busbw_gbs and cluster.gpus_per_node >= 5:
         parts.append("NVLS")
@@ -155,14 +156,6 @@ def nccl_lines(event: PhaseEnded, card: RunCard) -> list[Line]:
         parts.append(f"{nics} × {cluster.nic_gbps:g} Gb/s {cluster.fabric.kind}")
     text = f"{card.collectives_name} {cluster.nccl}: {', '.join(parts)}"
     return [log_line(card, event.time_s, text)]
-
-
-def _channels(card: RunCard) -> int:
-    """Channels NCCL opens: 16 on NVSwitch with NVLS, 24 over NVLink without, 4 over PCIe."""
-    gpu = card.spec.gpu
-    if gpu.nvls_busbw_gbs:
-        return 16
-    return 24 if gpu.nvlink_gbs else 4
 
 
 def gpus_lines(event: GpusDetected, card: RunCard) -> list[Line]:
