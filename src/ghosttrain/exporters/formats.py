@@ -136,6 +136,29 @@ FORMATS = (
         file="nanogpt.log",
         is_log=True,
     ),
+    Format(
+        "nccl",
+        "NCCL_DEBUG=INFO of each launch",
+        "machine.nccl:nccl_log",
+        file="nccl.log",
+        is_log=True,
+    ),
+    Format(
+        "all-reduce-perf",
+        "nccl-tests' table of the cluster",
+        "machine.all_reduce_perf:all_reduce_perf_file",
+        file="all_reduce_perf.txt",
+    ),
+    Format(
+        "nvidia-smi",
+        "nvidia-smi --query-gpu CSV of each host",
+        "machine.nvidia_smi:query_logs",
+    ),
+    Format("nvidia-smi-dmon", "nvidia-smi dmon of each host", "machine.nvidia_smi:dmon_logs"),
+    Format("nvidia-smi-table", "nvidia-smi of each host", "machine.smi_table:tables"),
+    Format("kernel", "each host's kernel log: Xid, NIC, memory", "machine.kernel:kernel_logs"),
+    Format("stderr", "what ranks wrote to stderr", "machine.stderr:stderr_logs"),
+    Format("slurm", "output of each launch's job", "machine.slurm:slurm_output"),
 )
 EXPORTERS = {one.name: one for one in FORMATS}
 LOGS = {one.name: one for one in FORMATS if one.is_log}
