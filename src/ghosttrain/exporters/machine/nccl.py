@@ -22,7 +22,9 @@ from ghosttrain.core.events import (
 )
 from ghosttrain.core.messages import launch_writer, ranks_that_write, writer_of, written_lines
 from ghosttrain.exporters.machine.nccl_groups import groups_of, world
-from ghosttrain.exporters.machine.nccl_lines import NcclRank
+from ghosttrain.exporters.machine.nccl_init import opening_lines, split_lines, world_lines
+from ghosttrain.exporters.machine.nccl_links import connected_lines, peer_lines
+from ghosttrain.exporters.machine.nccl_rank import NcclRank
 from ghosttrain.exporters.machine.pending import Pending
 from ghosttrain.exporters.writing import Asked
 
@@ -80,18 +82,20 @@ class NcclLog:
             nccl = NcclRank(writer)
             match event:
                 case PhaseEnded():
-                    yield from nccl.world_lines(everyone, event.duration_s)
+                    yield from world_lines(nccl, everyone, event.duration_s)
                     for group in groups_of(run.plan, rank):
-                        yield from nccl.split_lines(group, everyone)
+                        yield from split_lines(nccl, group, everyone)
                 case TrainingStarted():
                     for group in groups_of(run.plan, rank):
-                        is_peers = group.name in _BY_PEERS
-                        yield from (nccl.peer_lines if is_peers else nccl.connected_lines)(group)
+                        if group.name in _BY_PEERS:
+                            yield from peer_lines(nccl, group)
+                        else:
+                            yield from connected_lines(nccl, group)
                 case PhaseStarted(phase=Phase.NCCL):
-                    yield from nccl.opening_lines(everyone)
+                    yield from opening_lines(nccl, everyone)
                 case _:
                     algorithm = run.plan.test_collective.algorithm
-                    yield from nccl.connected_lines(everyone, algorithm)
+                    yield from connected_lines(nccl, everyone, algorithm)
 
     def _keep(self, event: MessageLogged) -> None:
         run, shown = self._run, frozenset(self._ranks)

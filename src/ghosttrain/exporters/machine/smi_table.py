@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ghosttrain.core.events import Phase
 from ghosttrain.core.identity import pci_bus_id, process_id
 from ghosttrain.core.messages.writer import PYTHON
-from ghosttrain.exporters.machine.nccl_lines import cuda_version
+from ghosttrain.exporters.machine.nccl_rank import cuda_version
 from ghosttrain.exporters.machine.nvidia_smi import HostLogs
 from ghosttrain.exporters.machine.smi_rows import has_ecc
 from ghosttrain.exporters.writing import Asked, Chunk
