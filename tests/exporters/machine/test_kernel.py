@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from ghosttrain import catalog
 from ghosttrain.core.events import MessageKind, MessageLogged
 from ghosttrain.core.identity import host_name, pci_bus_id, uptime_s
 from ghosttrain.core.messages import booted_s, boots
+from ghosttrain.core.run import Run, simulate
 from ghosttrain.exporters.writing import Asked
 from tests.exporters.machine.files import KINDS, faulty_run, files_of, lines_of
+from tests.golden.timelines import SEED
 
 STAMP = re.compile(r"^\[ *(?P<stamp>\d+\.\d{6})\] (?P<text>.+)$")
 TEXTS = (
@@ -21,6 +25,11 @@ TEXTS = (
         r"(?:name=(?P<name>[^,]+), )?(?P<text>.*)$"
     ),
     re.compile(r"NVRM: GPU 0000:[0-9a-f]{2}:00\.0: GPU has fallen off the bus\.$"),
+    re.compile(
+        r"nvidia-nvswitch(?P<switch>\d): SXid \(PCI:0000:[0-9a-f]{2}:00\.0\): 20034, "
+        r"(?:Fatal, Link \d\d LTSSM Fault Up"
+        r"|Severity 1 Engine instance \d\d Sub-engine instance 00)$"
+    ),
     re.compile(r"NVRM: GPU 0000:[0-9a-f]{2}:00\.0: GPU serial number is \d{13}\.$"),
     re.compile(r"python3 invoked oom-killer: gfp_mask=0x\w+\([\w|]+\), order=\d, oom_score_adj=0$"),
     re.compile(r"oom-kill:constraint=CONSTRAINT_NONE,\S+,task=python3,pid=\d+,uid=\d+$"),
@@ -111,6 +120,20 @@ def test_all_ports_of_a_rack_go_down_at_their_own_hosts():
     ports = run.timeline.incidents[0].gpus
     assert len(down) == len(up) == ports
     assert len(files) == ports // run.spec.cluster.gpus_per_node
+
+
+def test_the_switch_at_the_other_end_of_a_failed_link_says_so_where_there_is_one():
+    def switched(run: Run) -> list[str]:
+        return [line for _, line in lines_of(files_of(Asked(run), "kernel")) if "SXid" in line]
+
+    assert len(switched(faulty_run("nvlink-error"))) == 2
+    assert switched(faulty_run("nvlink5-error")) == []
+    spec = faulty_run("nvlink-error").spec
+    bridged = catalog.gpu("h100-nvl")
+    assert bridged.nvlink_domain == 2
+    run = simulate(replace(spec, gpu=bridged, cluster=catalog.cluster(bridged, 64)), SEED)
+    assert "kernel/gpu-0002.log" in files_of(Asked(run), "kernel")
+    assert switched(run) == []
 
 
 def test_a_quiet_run_has_no_kernel_log():

@@ -31,6 +31,12 @@ _LINE_S = 2e-4  # between lines of one report, estimated
 # of an A100 has 63 some 23 ms behind its 48, and the next one 2 ms behind that; others estimated.
 _BEHIND_S = {43: 0.002, 63: 0.023, 64: 0.023, 94: 0.025, 95: 0.025, 149: 0.002, 154: 0.030}
 
+# NVSwitches of an HGX board by architecture: their PCI buses (DGX A100 and H100), ports of each.
+_SWITCHES = {
+    "Ampere": ((0xC4, 0xC5, 0xC6, 0xC7, 0xC8, 0xC9), 36),
+    "Hopper": ((0x05, 0x06, 0x07, 0x08), 64),
+}
+_OF_A_BOARD = 8  # GPUs; pairs are joined by bridges, four of a node directly
 # Drivers of NICs by fabric; those of InfiniBand and RoCE are ConnectX.
 _DRIVERS = {
     "InfiniBand": "mlx5_core",
@@ -56,9 +62,30 @@ def xid_lines(writer: Writer, xid: int, after: int) -> list[str]:
         number = serial_number(writer.cluster, writer.machine, writer.local)
         lines.append(f"GPU {pci}.0: GPU has fallen off the bus.")
         lines.append(f"GPU {pci}.0: GPU serial number is {number}.")
+    lines = [f"NVRM: {line}" for line in lines]
+    if xid == 74:
+        lines += _switch_texts(writer)
     late_s = _BEHIND_S.get(xid, 0.0) if after else 0.0
     stamps = (writer.kernel_stamp(late_s + n * _LINE_S) for n in range(len(lines)))
-    return [f"{stamp}NVRM: {line}" for stamp, line in zip(stamps, lines, strict=True)]
+    return [f"{stamp}{line}" for stamp, line in zip(stamps, lines, strict=True)]
+
+
+def _switch_texts(writer: Writer) -> list[str]:
+    """The other end of a link that failed, where that is an NVSwitch whose driver the host has.
+
+    Source: published kernel logs of HGX A100 and H100 (Red Hat solution 6619941; gpud test data).
+    """
+    switches = _SWITCHES.get(writer.gpu.arch)
+    has_board = min(writer.gpu.nvlink_domain, writer.cluster.gpus_per_node) >= _OF_A_BOARD
+    if switches is None or not has_board:
+        return []
+    buses, ports = switches
+    switch, port = writer.draw("switch", len(buses)), writer.draw("port", ports)
+    head = f"nvidia-nvswitch{switch}: SXid (PCI:0000:{buses[switch]:02x}:00.0): 20034,"
+    return [
+        f"{head} Fatal, Link {port:02d} LTSSM Fault Up",
+        f"{head} Severity 1 Engine instance {port:02d} Sub-engine instance 00",
+    ]
 
 
 def _xid_texts(writer: Writer, xid: int, after: int) -> list[str]:
