@@ -17,7 +17,7 @@ from ghosttrain import catalog
 from ghosttrain.core import identity
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.events import Phase
-from ghosttrain.core.laws.telemetry import memory_temp_c, training_pipes
+from ghosttrain.core.laws.telemetry import has_memory_sensor, memory_temp_c, training_pipes
 from ghosttrain.core.node import NODE_FIELDS
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.signals import SignalSource
@@ -168,7 +168,11 @@ def test_columns_have_their_shapes_and_values_their_ranges(asked):
     for pipe in ("sm_occupancy_frac", "fp64_active_frac", "fp32_active_frac", "fp16_active_frac"):
         assert (columns[pipe] <= sm).all(), pipe
     assert (columns["mem_copy_util_pct"] <= util).all()
-    assert (columns["memory_temp_c"] >= columns["gpu_temp_c"])[answering].all()
+    if has_memory_sensor(gpu):
+        assert (columns["memory_temp_c"] >= columns["gpu_temp_c"])[answering].all()
+    else:
+        assert (columns["memory_temp_c"] == 0).all()
+    assert ((columns["fb_reserved_mib"] >= 300) & (columns["fb_reserved_mib"] <= 480)).all()
 
 
 def test_moments_after_the_end_are_idle():
@@ -246,6 +250,12 @@ def test_memory_is_warmer_than_the_die_and_more_so_under_load():
     shown = memory_temp_c(np.array([[61.0], [30.0]], np.float32), np.array([21.0, 21.0]))
     assert shown[0, 0] == pytest.approx(72, abs=1)
     assert 33 < shown[1, 0] < 37
+
+
+def test_cards_with_hbm_tell_its_temperature():
+    telling = {name for name in catalog.names("gpu") if has_memory_sensor(catalog.gpu(name))}
+    assert {"h100-sxm", "b200", "a30", "v100-32gb-sxm2"} <= telling
+    assert not telling & {"t4", "l4", "l40s", "a10", "a40", "rtx-4090", "rtx-5090"}
 
 
 def test_a_power_cap_lowers_the_limit_of_its_rack_and_sets_its_bit():

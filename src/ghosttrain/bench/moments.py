@@ -74,4 +74,4 @@ def _moments_near(run: Run, time_s: float) -> F64:
         for span in run.timeline.spans[index:]
         if span.phase is Phase.TRAINING and span.duration_s > needed_s
     )
-    return span.start_s + _EVERY_S * np.arange(1, _MOMENTS + 1)
+    return np.asarray(span.start_s + _EVERY_S * np.arange(1, _MOMENTS + 1), np.float64)

@@ -26,6 +26,7 @@ from ghosttrain.core.events import FleetSamples, Phase
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.laws.telemetry import (
     AT_LIMIT_FRAC,
+    has_memory_sensor,
     memory_copy_frac,
     memory_temp_c,
     reserved_mib,
@@ -237,14 +238,21 @@ class _Block:
     @property
     def memory_temp_c(self) -> I64:
         """Temperature of the memory."""
+        if not has_memory_sensor(self.source.plan.spec.gpu):
+            return self.constant(0)
         inlet = self.source.fleet.common_inlet_c(self.at.time_s)
         return _whole(memory_temp_c(self.samples.temp_c, inlet))
 
     @property
+    def reserved_mib(self) -> I64:
+        """Framebuffer kept by driver and firmware."""
+        held = self.source.fleet.traits(self.at.span.attempt).memory_gib
+        return np.broadcast_to(reserved_mib(self.source.plan.spec.gpu, held), self.shape)
+
+    @property
     def free_mib(self) -> I64:
         """Framebuffer left."""
-        gpu = self.source.plan.spec.gpu
-        return np.asarray(gpu.memory_mib - reserved_mib(gpu) - self.used_mib)
+        return np.asarray(self.source.plan.spec.gpu.memory_mib - self.reserved_mib - self.used_mib)
 
 
 _Law = Callable[[_Block], Column]
@@ -284,7 +292,7 @@ FIELDS: Final[Mapping[str, _Law]] = MappingProxyType(
         "dec_util_pct": lambda b: b.constant(0),
         "fb_used_mib": lambda b: b.used_mib,
         "fb_free_mib": lambda b: b.free_mib,
-        "fb_reserved_mib": lambda b: b.constant(reserved_mib(b.source.plan.spec.gpu)),
+        "fb_reserved_mib": lambda b: b.reserved_mib,
         "fb_total_mib": lambda b: b.constant(b.source.plan.spec.gpu.memory_mib),
         "xid": _sign("xid"),
         "pcie_replays": _sign("pcie-replay"),

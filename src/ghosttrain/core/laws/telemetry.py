@@ -18,6 +18,7 @@ from ghosttrain.core.spec import Gpu
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 # Share of an SM's 64 warps that a spinning collective holds: NCCL's kernels have up to 640
 # threads, 20 warps, on the few SMs they take (NVIDIA/nccl, src/include/device.h).
@@ -47,6 +48,8 @@ _STREAMING_FRAC = 0.7
 # HBM stacks sit beside the die under one cold plate: 4 degrees above it when idle, and a sixth of
 # the die's own rise more (an H100 at 61 C shows its memory at 72, as `nvidia-smi dmon -s p` does).
 _MEMORY_OVER_DIE_C, _MEMORY_OF_RISE = 4.0, 0.17
+_SLOWEST_GDDR_MHZ = 4500
+_RESERVED_MIB = 480
 AT_LIMIT_FRAC = 0.97  # of its limit: a GPU there has its clock held down by its power
 
 
@@ -70,9 +73,22 @@ def memory_temp_c(temp_c: F32, inlet_c: F64) -> F32:
     return np.asarray(temp_c * np.float32(1 + _MEMORY_OF_RISE) + below)
 
 
-def reserved_mib(gpu: Gpu) -> int:
-    """Framebuffer that driver and firmware keep: what the memory law leaves a card, 0.3 GiB."""
-    return min(307, gpu.memory_mib)
+def has_memory_sensor(gpu: Gpu) -> bool:
+    """Whether the card tells its memory's temperature: HBM does; with GDDR DCGM shows 0 (a T4).
+
+    HBM is clocked at 0.9 to 4 GHz as NVML counts it, GDDR from 5 on.
+    """
+    return gpu.memory_mhz < _SLOWEST_GDDR_MHZ
+
+
+def reserved_mib(gpu: Gpu, used_gib: F32) -> I64:
+    """Framebuffer that driver and firmware keep on GPUs that hold `used_gib` while training.
+
+    What DCGM shows is 447 MiB on a T4, 470 on an L4, 608 on an L40S: taken as 480 on all. The
+    memory law leaves a card 307 MiB at least, where it is that full.
+    """
+    left = gpu.memory_mib - np.rint(used_gib * np.float32(1024)).astype(np.int64)
+    return np.minimum(_RESERVED_MIB, left)
 
 
 # Power at its limit. A reading is normally distributed about its mean, and cut at a ceiling.
