@@ -88,7 +88,7 @@ def reserved_mib(gpu: Gpu, used_gib: F32) -> I64:
     memory law leaves a card 307 MiB at least, where it is that full.
     """
     left = gpu.memory_mib - np.rint(used_gib * np.float32(1024)).astype(np.int64)
-    return np.minimum(_RESERVED_MIB, left)
+    return np.asarray(np.minimum(_RESERVED_MIB, left))
 
 
 # Power at its limit. A reading is normally distributed about its mean, and cut at a ceiling.
