@@ -266,6 +266,22 @@ def test_a_reboot_starts_the_counters_of_its_node_anew():
     assert counted(run, [back_s + 1], "nvlink_total_kib") == [0]
 
 
+def test_what_effects_added_before_a_reboot_is_gone_with_it():
+    """On a GPU of its own, on a node, on a rack that a node is a part of."""
+    earlier = (
+        fault("power-cap", 200.0, 17, severity=0.3, duration_s=300.0),
+        fault("slow-node", 250.0, 17, severity=0.15, duration_s=300.0),
+        fault("straggler-gpu", 300.0, 17, severity=0.1, duration_s=200.0),
+    )
+    run = struck(*earlier, fault("node-reboot", 900.0))
+    _, back_s = relaunched(run, 3)
+    block = run.telemetry(np.array([back_s]), ["energy_mj", "power_violation_ns"])
+    node = slice(16, 24)
+    assert (block.columns["energy_mj"][0, node] == round(60_000 * run.spec.gpu.idle_w)).all()
+    assert (block.columns["power_violation_ns"][0, node] == 0).all()
+    assert block.columns["power_violation_ns"][0, 8:16].min() > 1e11  # the rest of the rack
+
+
 def test_a_spare_brings_a_count_from_before_the_run():
     run = struck(fault("gpu-off-bus", 900.0))
     _, back_s = relaunched(run)

@@ -13,6 +13,7 @@ from ghosttrain.core.run import Run, simulate
 _FIELDS = ("power_w", "gpu_temp_c", "gpu_util_pct", "fb_used_mib")
 _MOMENTS = 32
 _EVERY_S = 15.0
+_PAIRS = 21  # timed in turn: their medians stand against bursts of other work
 
 
 def bench_moments() -> list[Result]:
@@ -30,7 +31,7 @@ def _rate(run: Run) -> Result:
     taken, raw = in_turn(
         lambda: seconds(lambda: run.telemetry(times, _FIELDS)),
         lambda: seconds(lambda: generator.standard_normal(dtype=np.float32, out=out)),
-        9,
+        _PAIRS,
     )
     rate, drawn = (_MOMENTS * gpus / each / 1e6 for each in (taken, raw))
     return Result(
@@ -51,7 +52,7 @@ def _age(run: Run, fields: tuple[str, ...] | None, name: str) -> Result:
     old, young = in_turn(
         lambda: seconds(lambda: run.telemetry(late, fields)),
         lambda: seconds(lambda: run.telemetry(early, fields)),
-        9,
+        _PAIRS,
     )
     days = run.end_s / 86400
     note = f"{1000 * old:.1f} against {1000 * young:.1f} ms for {_MOMENTS} moments"

@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,9 @@ from ghosttrain.core.timeline import Span, Timeline
 
 F64 = NDArray[np.float64]
 
-_TOGETHER: Final = 32  # effects that are over, whose sum is kept
+# Sums of the effects that are over are kept after so many of them, but not more often than this: a
+# sum is as large as the cluster.
+_TOGETHER, _MOST_KEPT = 32, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,16 +72,20 @@ class ApartSums:
         return sorted(made, key=lambda apart: apart.spans[-1])
 
     @cached_property
+    def _together(self) -> int:
+        return max(_TOGETHER, -(-len(self._effects) // _MOST_KEPT))
+
+    @cached_property
     def _over_at(self) -> list[int]:
         return [apart.spans[-1] for apart in self._effects]
 
     @cached_property
     def _over_sums(self) -> list[F64]:
-        """Sums of the first 0, _TOGETHER, 2 x _TOGETHER ... effects that are over, (3, G) each."""
+        """Sums of the first 0, n, 2 n ... effects that are over, (3, G) each; n: `_together`."""
         total = np.zeros((3, self.gpus))
         kept = []
         for number, apart in enumerate(self._effects):
-            if number % _TOGETHER == 0:
+            if number % self._together == 0:
                 kept.append(total.copy())
             total[:, gpus_of(apart.effect)] += apart.sums[-1]
         return [*kept, total]
@@ -124,9 +129,9 @@ class ApartSums:
     def by(self, index: int) -> F64:
         """What effects have added by the start of a span, shape (3, G)."""
         over = bisect_right(self._over_at, index - 1)
-        kept = over // _TOGETHER
+        kept = over // self._together
         total = self._over_sums[kept].copy()
-        for apart in self._effects[kept * _TOGETHER : over]:
+        for apart in self._effects[kept * self._together : over]:
             total[:, gpus_of(apart.effect)] += apart.sums[-1]
         for apart in self._alive_at.get(index, ()):
             before = bisect_right(apart.spans, index - 1)
@@ -135,12 +140,15 @@ class ApartSums:
 
     def of_node(self, node: int, index: int) -> F64:
         """The same of the GPUs of one node, shape (3, GPUs of the node)."""
-        low, high = node * self._per_node, (node + 1) * self._per_node
-        total = np.zeros((3, self.gpus))
+        low = node * self._per_node
+        total = np.zeros((3, self._per_node))
         for apart in self._effects_at.get(node, ()):
+            first = apart.effect.first_gpu
+            here = slice(max(0, first - low), first + apart.effect.gpus - low)
+            there = slice(max(0, low - first), low + self._per_node - first)
             before = bisect_right(apart.spans, index - 1)
-            total[:, gpus_of(apart.effect)] += apart.sums[before]
-        return total[:, low:high]
+            total[:, here] += apart.sums[before][:, there]
+        return total
 
     @cached_property
     def _effects_at(self) -> dict[int, list[Apart]]:
