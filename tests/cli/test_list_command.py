@@ -26,6 +26,9 @@ def test_every_kind_lists_names_the_commands_take(capfd, kind):
     assert plain[0].startswith("name")
     if kind == "scenarios":
         assert [row["name"] for row in rows] == list(scenario_names())
+    elif kind == "metrics":
+        names = [row["name"] for row in rows]
+        assert names == list(dict.fromkeys(metric.name for metric in catalog.metrics()))
     elif kind != "formats":
         assert [row["name"] for row in rows] == catalog.names(kind[:-1])
 
@@ -45,7 +48,7 @@ def test_a_kind_may_be_one_or_many_in_any_case(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "hint"), [("modls", "did you mean models? "), ("metrics", ""), ("", "")]
+    ("text", "hint"), [("modls", "did you mean models? "), ("events", ""), ("", "")]
 )
 def test_an_unknown_kind_is_told_what_there_is(text, hint):
     with pytest.raises(SpecError) as error:

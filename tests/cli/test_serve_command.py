@@ -68,7 +68,7 @@ def test_signals_end_it_soon_with_last_words(number, code):
             client.get(f"{at}/metrics")
             got, taken_s, words = server.end(number)
     assert got == code
-    assert taken_s < 0.5  # 0.2 s on a quiet machine
+    assert taken_s < 0.3  # some 0.03 s on a quiet machine
     assert re.fullmatch(
         r"Interrupted at 2026-01-01 00:00:\d\d: Llama-3-8B on 16 × h100-sxm\."
         r" Again: ghosttrain serve llama-3-8b .*--seed 3 .*\n",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     *("models", "gpus", "datasets", "tokenizers", "clusters", "fabrics"),
-    *("stacks", "faults", "scenarios", "formats"),
+    *("stacks", "faults", "scenarios", "metrics", "formats"),
 )
 _TITLES = {
     "parameters": "params",
@@ -174,6 +174,10 @@ def _rows(kind: str, selection: str) -> Iterator[dict[str, Value]]:
             for key in scenario_names():
                 kinds = ", ".join(scenario_kinds(key))
                 yield {"name": key, "title": scenario_title(key), "kinds": kinds}
+        case "metrics":
+            for metric in {each.name: each for each in catalog.metrics()}.values():
+                about = {"lists": metric.lists, "kind": metric.kind, "what": metric.help}
+                yield {"name": metric.name, **about}
         case _:
             from ghosttrain.exporters.formats import FORMATS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 
@@ -131,6 +132,7 @@ def execute(args: argparse.Namespace) -> int:
     except Interrupted as interrupted:  # the server's thread ends with the process
         complain(last_words(args, collector.live))
         interrupted.told = True
+        gc.freeze()  # to look through all objects once more would take longer than all of the rest
         raise
     server.stop()
     return 0
