@@ -159,6 +159,7 @@ def reference(now: Moment) -> str:
                     digits = 3 if row.field.endswith("_w") else 6
                     family.add_metric(list(sample.labels.values()), round(value, digits))
                 yield family
+            yield info(small_run())
             yield from families(small_run(), now.job, now.playing)
 
     registry = CollectorRegistry(auto_describe=False)

@@ -20,7 +20,7 @@ import httpx
 from ghosttrain import catalog
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Faults, InjectedFault
-from ghosttrain.exporters.prometheus.dcgm import Dialect, chosen_metrics
+from ghosttrain.exporters.prometheus.dcgm import Dialect, chosen_metrics, known_metrics
 from ghosttrain.serve.app import Faces
 from ghosttrain.serve.collection import Collector
 from ghosttrain.serve.live import LiveRun
@@ -89,7 +89,7 @@ def serving(
     live = LiveRun(run or run_with(), clock=clock)
     collector = Collector(
         live,
-        chosen_metrics(metrics, catalog.metrics()),
+        chosen_metrics(metrics, known_metrics()),
         Dialect.of(),
         interval_s=interval_s,
         clock=clock,

@@ -175,7 +175,9 @@ def _rows(kind: str, selection: str) -> Iterator[dict[str, Value]]:
                 kinds = ", ".join(scenario_kinds(key))
                 yield {"name": key, "title": scenario_title(key), "kinds": kinds}
         case "metrics":
-            for metric in {each.name: each for each in catalog.metrics()}.values():
+            from ghosttrain.exporters.prometheus.dcgm import known_metrics
+
+            for metric in {each.name: each for each in known_metrics()}.values():
                 about = {"lists": metric.lists, "kind": metric.kind, "what": metric.help}
                 yield {"name": metric.name, **about}
         case _:

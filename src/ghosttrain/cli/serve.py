@@ -164,13 +164,17 @@ def collector_of(args: argparse.Namespace) -> Collector:
     Raises:
         RequestError: If there can be no such run, moment or metric.
     """
-    from ghosttrain import catalog
-    from ghosttrain.exporters.prometheus.dcgm import RELEASED, Dialect, chosen_metrics
+    from ghosttrain.exporters.prometheus.dcgm import (
+        RELEASED,
+        Dialect,
+        chosen_metrics,
+        known_metrics,
+    )
     from ghosttrain.serve.collection import Collector
     from ghosttrain.serve.control import moment
     from ghosttrain.serve.live import LiveRun
 
-    metrics = chosen_metrics(args.metrics, catalog.metrics())
+    metrics = chosen_metrics(args.metrics, known_metrics())
     dialect = Dialect.of(args.dcgm_exporter or RELEASED, args.mapping)
     live = LiveRun(a_run(args), speed=args.speed, next_run=following(args))
     if args.at:

@@ -157,6 +157,13 @@ class Dialect:
         return "gauge" if is_later and metric.name == _GAUGE_LATER else metric.kind
 
 
+def known_metrics() -> tuple[Metric, ...]:
+    """All metrics a page may have: those of GPUs, then those of nodes."""
+    from ghosttrain import catalog
+
+    return (*catalog.metrics(), *catalog.metrics("node"))
+
+
 def chosen_metrics(words: str, rows: Sequence[Metric]) -> tuple[Metric, ...]:
     """The metrics that `words` name, in the order of a page.
 

@@ -66,7 +66,6 @@ def info(run: Run) -> Metric:
 
 def families(run: Run, job: JobState, playing: Playing) -> Iterator[Metric]:
     """All that is said about the job; what is not known yet is left out."""
-    yield info(run)
     yield _phases(job)
     rows = (_playing(playing), _progress(run, job), _last(job), _saved(job), _resilience(run, job))
     yield from _known(row for part in rows for row in part)

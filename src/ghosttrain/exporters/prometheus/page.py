@@ -73,6 +73,7 @@ class Pages:
 
     def __init__(self, run: Run, metrics: Sequence[Metric], dialect: Dialect) -> None:
         self.run, self.metrics = run, tuple(metrics)
+        self._info = info(run)
         of_nodes, of_gpus = parted(metrics)
         self._gpus = GpuPages(run, of_gpus, dialect)
         self._nodes = NodePages(run, of_nodes)
@@ -83,7 +84,7 @@ class Pages:
 
     def node(self, moment: Moment, node: int, *, openmetrics: bool = False) -> list[bytes]:
         """One node, as its own exporters would say it; and that it is simulated."""
-        about = written([info(self.run)], openmetrics=openmetrics)
+        about = written([self._info], openmetrics=openmetrics)
         return [*self._machines(moment, node, openmetrics), about]
 
     def job(self, moment: Moment, *, openmetrics: bool = False) -> list[bytes]:
@@ -96,7 +97,7 @@ class Pages:
 
     def _job(self, moment: Moment, openmetrics: bool) -> bytes:
         said = families(self.run, moment.job, moment.playing)
-        return written(said, openmetrics=openmetrics)
+        return written([self._info, *said], openmetrics=openmetrics)
 
 
 def wants_openmetrics(accept: str) -> bool:
