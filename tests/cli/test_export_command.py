@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
+import re
 import resource
 import shlex
 import subprocess
@@ -16,14 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from ghosttrain.cli import export as command
-from ghosttrain.cli.main import COMMANDS, main
+from ghosttrain.cli.export import progress_words, size_words
+from ghosttrain.cli.main import COMMANDS, Interrupted, main
 from ghosttrain.core.errors import InputFileError, RequestError, SpecError, WorldError
 from ghosttrain.core.events import IncidentLabelled
 from ghosttrain.core.plan import plan
 from ghosttrain.core.run import Run
-from ghosttrain.exporters.driver import export
+from ghosttrain.exporters import driver
+from ghosttrain.exporters.driver import Progress, export
 from ghosttrain.exporters.formats import formats_of
+from ghosttrain.exporters.savepoint import Savepoint
 from ghosttrain.exporters.writing import Asked
+from tests.exporters.killing import files_in
 from tests.exporters.runs import END_S, a_run, small_spec
 from tests.terminal import ROOT, PtyRun, run_piped
 
@@ -248,9 +254,126 @@ def test_ctrl_c_leaves_nothing_and_gives_the_terminal_back(tmp_path):
     assert names_in(tmp_path) == []
 
 
+def interrupted_half_way(monkeypatch, error, *words):
+    """Run it with a savepoint after each slice, until it is stopped in the fifth."""
+    do, left = driver.Course._do, 5
+
+    def do_and_stop(self, start_s, stop_s):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise error
+        do(self, start_s, stop_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_MOST_STEPS", 20)
+        patch.setattr(driver, "export", functools.partial(export, save_every_wall_s=0.0))
+        patch.setattr(driver.Course, "_do", do_and_stop)
+        return main(["export", *words])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (Interrupted(2), 130, "interrupted"),
+        (Interrupted(15), 143, "interrupted"),
+        (OSError(28, "No space left on device"), 1, "cannot be written: No space left on device"),
+    ],
+)
+def test_what_has_a_savepoint_is_kept_and_it_says_how_to_go_on(
+    monkeypatch, tmp_path, capfd, error, code, told
+):
+    out = tmp_path / "out"
+    words = (*SMALL, "--to", str(out), "--format", "jsonl,labels,parquet")
+    assert interrupted_half_way(monkeypatch, error, *words) == code
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert told in lines[0]
+    assert re.search(rf"; [\d.]+ k?B are kept in {out}/\.ghosttrain-export\.$", lines[0])
+    assert names_in(out) == [".ghosttrain-export"]
+    program, *again = shlex.split(lines[1].removeprefix("Goes on with: "))
+    assert program == "ghosttrain"
+    saved = Savepoint.read(out / ".ghosttrain-export" / "state")
+    assert saved is not None
+    monkeypatch.setattr(driver.Course, "_take_up", going_on_from(saved))
+    monkeypatch.setattr(driver, "_MOST_STEPS", 20)
+    assert main(again) == 0
+    assert (
+        main(
+            [
+                *again[: again.index("--to") + 1],
+                str(tmp_path / "b"),
+                *again[again.index("--to") + 2 :],
+            ]
+        )
+        == 0
+    )
+    assert files_in(out) == files_in(tmp_path / "b")
+
+
+def going_on_from(saved: Savepoint):
+    """_take_up that checks that the first export to come begins there, and others at 0."""
+    take_up, expected = driver.Course._take_up, [saved.reached_s, 0.0]
+
+    def checked(self):
+        whole = take_up(self)
+        assert self._reached_s == expected.pop(0)
+        return whole
+
+    return checked
+
+
+def test_a_window_of_some_gpus_as_tables(tmp_path):
+    words = (
+        "--from",
+        "2min",
+        "--to-time",
+        "step=100",
+        "--every",
+        "1min",
+        "--select-gpus",
+        "node=1",
+    )
+    more = ("--metrics", "DCGM_FI_DEV_GPU_TEMP,xid", "--format", "parquet", "--to", str(tmp_path))
+    done = run_piped("export", *SMALL, *words, *more)
+    assert (done.returncode, done.stderr) == (0, b"")
+    table = pq.read_table(tmp_path / "telemetry")
+    assert table.column_names[-2:] == ["gpu_temp_c", "xid"]
+    assert set(table["gpu"].to_pylist()) == {*range(8, 16)}
+    assert table["time_s"].to_pylist()[0] == 120.0
+    assert pq.read_table(tmp_path / "steps")["step"].to_pylist()[-1] == 99
+    assert pq.read_table(tmp_path / "labels.parquet")["start_s"].to_pylist()[0] == 120.0
+
+
+def test_progress_in_words():
+    progress = Progress(1800.0, 0.0, 7200.0, 0.0, 2_500_000, 1_250_000, 0.5)
+    assert progress_words(progress) == (
+        "exporting  25% of 2.0 h of run time · 2.5 MB · 2.5 MB/s · 0:00:02 left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.6, "1 kB"),
+        (1234567, "1.23 MB"),
+        (5e9, "5 GB"),
+        (2.5e12, "2.50 TB"),
+    ],
+)
+def test_sizes_in_words(size, words):
+    assert size_words(size) == words
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
+        ((*SMALL, "--to", "{new}", "--from", "10h"), "--from 10h is after the end: the run takes"),
+        ((*SMALL, "--to", "{new}", "--every", "soon"), "duration 'soon' makes no sense"),
+        ((*SMALL, "--to", "{new}", "--select-gpus", "99"), "no such GPU: there are 0 to 15"),
+        ((*SMALL, "--to", "{new}", "--metrics", "warmth"), "unknown metric 'warmth'"),
         (SMALL, "required: --to"),
         ((*SMALL, "--to", "{file}"), "is no folder: give --to one, or a new name"),
         ((*SMALL, "--to", "{new}", "--format", "pdf"), "unknown format 'pdf'"),

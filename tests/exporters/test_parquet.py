@@ -24,7 +24,7 @@ from ghosttrain.exporters.metric_choice import DEFAULT_METRICS, metric_column, m
 from ghosttrain.exporters.parquet_parts import Column
 from ghosttrain.exporters.step_lines import _DECIMALS
 from ghosttrain.exporters.telemetry_table import TelemetryTable
-from ghosttrain.exporters.writing import Asked
+from ghosttrain.exporters.writing import Asked, Chunk
 from tests.exporters.runs import real_run
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "parquet.md").read_text(encoding="utf-8")
@@ -121,7 +121,8 @@ def test_files_are_the_same_whatever_the_blocks(monkeypatch, sizes):
 
 
 def chunks(sizes):
-    table, done, made = TelemetryTable(Asked(RUN), {}), 0, []
+    table, done = TelemetryTable(Asked(RUN), {}), 0
+    made: list[Chunk] = []
     for size in sizes:
         moments = np.arange(done, done + size) * 30.0
         made += table.sample(RUN.telemetry(moments, table.fields))

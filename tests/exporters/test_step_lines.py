@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 from hypothesis import example, given
@@ -25,7 +26,9 @@ COLUMNS = (
 
 def an_event(rows, *, attempt=1, first=1) -> StepsCompleted:
     """Steps with the values of `COLUMNS` in each row."""
-    columns = {name: np.array([row[at] for row in rows], float) for at, name in enumerate(COLUMNS)}
+    columns: dict[str, Any] = {
+        name: np.array([row[at] for row in rows], float) for at, name in enumerate(COLUMNS)
+    }
     return StepsCompleted(attempt=attempt, step=np.arange(first, first + len(rows)), **columns)
 
 

@@ -275,11 +275,8 @@ def moments_in(start_s: float, stop_s: float, end_s: float, every_s: float) -> N
     """The multiples of `every_s` in [start, stop), up to the end of the run."""
     first = math.floor(start_s / every_s)
     last = math.ceil(min(stop_s, end_s) / every_s)
-    moments = np.arange(first, last + 1) * every_s
-    kept: NDArray[np.float64] = moments[
-        (moments >= start_s) & (moments < stop_s) & (moments <= end_s)
-    ]
-    return kept
+    moments = np.multiply(np.arange(first, last + 1), every_s, dtype=np.float64)
+    return moments[(moments >= start_s) & (moments < stop_s) & (moments <= end_s)]
 
 
 def digest_of(asked: Asked, formats: Sequence[Format]) -> str:

@@ -94,7 +94,8 @@ class Workspace:
     def found(self) -> Savepoint | None:
         """The savepoint that is here, with the parts as they were then; None if there is none."""
         saved = Savepoint.read(self.hidden / "state")
-        if saved is None or not self._cut_to(saved.lengths):
+        # Of a whole export some parts may have their names already.
+        if saved is None or not (saved.is_whole or self._cut_to(saved.lengths)):
             self.clear()
             return None
         self.lengths, self.is_saved = dict(saved.lengths), True
