@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ghosttrain.cli import export as command
+from ghosttrain.cli.common import add_spec_arguments, new_parser
 from ghosttrain.cli.export import progress_words, size_words
 from ghosttrain.cli.main import COMMANDS, Interrupted, main
 from ghosttrain.core.errors import InputFileError, RequestError, SpecError, WorldError
@@ -416,3 +417,14 @@ def test_help_has_the_examples(capfd):
     out = capfd.readouterr().out
     for example in COMMANDS["export"][1]:
         assert example in out
+
+
+def test_every_flag_is_documented():
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    parser = new_parser("export", "", ())
+    command.add_arguments(parser)
+    spec = new_parser("", "", ())
+    add_spec_arguments(spec)
+    own = {*parser.options()} - {*spec.options()}
+    assert len(own) == 8
+    assert {flag for flag in own if f"`{flag}" not in page} == set()

@@ -35,9 +35,10 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("ghosttrain plan llama-3-8b", "ghosttrain plan llama-3-70b --gpus 512 --json"),
     ),
     "export": (
-        "A whole run as files, as fast as possible.",
+        "A run, or a window of it, as files, as fast as possible.",
         (
             "ghosttrain export llama-3-8b --seed 7 --to out",
+            "ghosttrain export llama-3-8b --to out --format parquet --from 2h --to-time step=9000",
             "ghosttrain export --faults realistic --to out --format labels,labels-parquet",
         ),
     ),
