@@ -142,6 +142,15 @@ def test_targets_are_where_whoever_asked_has_found_us(quiet: Serving):
     assert groups[0]["targets"] == ["rehearsal.example:1234"]
 
 
+@pytest.mark.parametrize("host", ["[::1", "a:b:c", "x:99999999", "x:port", "", "a b", "[x]:1"])
+def test_a_host_that_is_none_is_no_trouble(quiet: Serving, host):
+    request = f"GET /sd HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    head, _, body = raw(quiet.port, request.encode(), ends=False).partition(b"\r\n\r\n")
+    assert head.split()[1] in (b"200", b"400")
+    if b" 200 " in head:
+        assert len(json.loads(body)) == 3
+
+
 def test_the_state_is_that_of_the_page(quiet: Serving):
     state = quiet.get("/api/v1/state").json()
     page = values(quiet.get("/job/metrics").text)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ghosttrain.core.errors import SpecError
-from ghosttrain.serve.control import Guard, action, host_name, moment, read_orders
+from ghosttrain.serve.control import (
+    Guard,
+    action,
+    host_name,
+    is_loopback,
+    moment,
+    read_orders,
+)
 from ghosttrain.serve.live import LiveRun
 from tests.serve.servers import JSON, Clock, run_with, serving
 
@@ -19,6 +26,7 @@ LOOPBACK = {"host": "127.0.0.1:9400", "content-type": "application/json"}
         ({}, None),
         ({"host": "localhost:9400"}, None),
         ({"host": "[::1]:9400"}, None),
+        ({"host": "127.0.0.5"}, None),
         ({"content-type": "application/json; charset=utf-8"}, None),
         ({"origin": "http://127.0.0.1:9400"}, None),
         ({"origin": "http://evil.example"}, 403),
@@ -56,6 +64,13 @@ def test_a_token_is_needed_where_there_is_one(authorization, status):
     headers = {"host": "10.0.0.1:9400", "content-type": "application/json"}
     refusal = Guard(TOKEN).refusal(headers | {"authorization": authorization})
     assert (refusal and refusal.status) == status
+
+
+def test_loopback_is_what_it_is_by_address_not_by_looks():
+    for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1", "[::1]"):
+        assert is_loopback(host)
+    for host in ("127.evil.example", "localhost.example", "0.0.0.0", "::", "10.0.0.1", ""):
+        assert not is_loopback(host)
 
 
 def test_host_names_without_their_ports():

@@ -34,7 +34,6 @@ METRICS = "default,node"
 # A page is the state of its collection. dcgm-exporter collects every 30 s; here that would be up
 # to 30 s x --speed of run time, and alerts that look back a minute would see two states.
 COLLECT_INTERVAL_S = 1.0
-LOOPBACK = ("127.", "::1", "localhost")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -215,12 +214,14 @@ def server_of(args: argparse.Namespace, collector: Collector) -> Server:
     import secrets
 
     from ghosttrain.serve.app import Faces
+    from ghosttrain.serve.control import is_loopback
     from ghosttrain.serve.server import Server, listen
 
-    if not args.token and not args.host.startswith(LOOPBACK):
-        args.token = secrets.token_urlsafe(16)
     nodes = collector.live.run.spec.cluster.nodes if args.port_per_node else 1
     sockets = listen(args.host, args.port, nodes)
+    # By the address: what a name that looks like loopback's leads to is not for us to guess.
+    if not args.token and not is_loopback(sockets[0].getsockname()[0]):
+        args.token = secrets.token_urlsafe(16)
     faces = Faces(
         collector,
         port=int(sockets[0].getsockname()[1]),
@@ -241,6 +242,7 @@ def told(args: argparse.Namespace, first: int, collector: Collector) -> str:
     ]
     if args.port_per_node:
         lines.append(f"  {at}/metrics          node 0; node K on port {first} + K")
+        lines.append(f"  {at}/job/metrics      the job")
     else:
         lines.append(f"  {at}/metrics          all nodes and the job")
         lines.append(f"  {at}/node/K/metrics   node K, 0 to {nodes - 1:,}")

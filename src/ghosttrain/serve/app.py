@@ -130,13 +130,19 @@ class Faces:
     async def targets(self, request: Request) -> Response:
         """The targets, for Prometheus."""
         now = await self._work(self._collector.collection)
-        host = request.url.hostname or "127.0.0.1"
-        if ":" in host:
-            host = f"[{host}]"
-        port = self._port if self._port_per_node else request.url.port or self._port
+        host, port = self._reached_at(request)
         attempt = int(now.moment.telemetry.attempt[0])
         found = groups(now.run, attempt, host, port, port_per_node=self._port_per_node)
         return JSONResponse(found)
+
+    def _reached_at(self, request: Request) -> tuple[str, int]:
+        """Under which name and port whoever asks has found us."""
+        try:
+            host, port = request.url.hostname or "127.0.0.1", request.url.port or self._port
+        except ValueError:  # a Host header that is none
+            host, port = "127.0.0.1", self._port
+        host = f"[{host}]" if ":" in host else host
+        return host, self._port if self._port_per_node else port
 
     async def health(self, _request: Request) -> Response:
         """That we live."""

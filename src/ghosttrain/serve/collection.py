@@ -5,9 +5,9 @@ As dcgm-exporter does: what it serves is what it last collected.
 
 from __future__ import annotations
 
-import gzip
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +131,7 @@ class Collector:
             assert plain is not None
             if plain.size < PACKED_FROM_BYTES:
                 return plain
-            return Page((gzip.compress(b"".join(plain.pieces), 1, mtime=0),), packed=True)
+            return Page(tuple(_gathered(_packed(plain.pieces))), packed=True)
         if self._pages.run is not now.run:
             self._pages = Pages(now.run, self._metrics, self._dialect)
         pages, openmetrics = self._pages, wanted.openmetrics
@@ -143,6 +143,13 @@ class Collector:
             case node:
                 pieces = pages.node(now.moment, node, openmetrics=openmetrics)
         return Page(tuple(_gathered(pieces)), packed=False)
+
+
+def _packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces as one gzip file, as fast as it goes: a page of 94 MB is read once."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    yield from map(packer.compress, pieces)
+    yield packer.flush()
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:

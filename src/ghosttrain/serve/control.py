@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ghosttrain.serve.live import LiveRun
 
 KEYS = ("pause", "speed", "seek", "inject")
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 _INCIDENT = re.compile(r"incident:(\d{1,6})(?:([+-])(.+))?", re.ASCII)
 
 
@@ -52,7 +52,7 @@ class Guard:
                 return Refusal(403, "this is not the token")
         else:
             host = host_name(headers.get("host", ""))
-            if host not in LOOPBACK_NAMES:
+            if not is_loopback(host):
                 return Refusal(403, f"control is for this machine: {host[:80]!r} is no name of it")
             origin = headers.get("origin")
             if origin is not None and origin != f"http://{headers.get('host', '')}":
@@ -67,6 +67,16 @@ def host_name(authority: str) -> str:
     if authority.startswith("["):
         return authority.partition("]")[0].lower() + "]"
     return authority.rpartition(":")[0].lower() if ":" in authority else authority.lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address (an IPv6 one possibly in brackets) is this machine's alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def read_orders(body: bytes) -> dict[str, Any]:
