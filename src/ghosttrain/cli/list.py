@@ -178,8 +178,13 @@ def _rows(kind: str, selection: str) -> Iterator[dict[str, Value]]:
             from ghosttrain.exporters.prometheus.dcgm import known_metrics
 
             for metric in {each.name: each for each in known_metrics()}.values():
-                about = {"lists": metric.lists, "kind": metric.kind, "what": metric.help}
-                yield {"name": metric.name, **about}
+                lists = ", ".join(metric.lists)
+                yield {
+                    "name": metric.name,
+                    "lists": lists,
+                    "kind": metric.kind,
+                    "what": metric.help,
+                }
         case _:
             from ghosttrain.exporters.formats import FORMATS
 
