@@ -61,7 +61,9 @@ def _socket(host: str, port: int) -> socket.socket:
     family, _, _, _, address = found[0]
     one = None
     try:
-        one = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol is named: asyncio switches Nagle's algorithm off for sockets that name it
+        # alone, and with it on a small answer waits 40 ms for the reader's delayed ACK.
+        one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         # Restarted, we get our port again at once; two servers never share one.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(address)
