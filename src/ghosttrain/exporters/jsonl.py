@@ -81,30 +81,41 @@ class JsonlWriter:
             events = [started, *events]
         lines: list[bytes] = []
         batches = [event for event in events if isinstance(event, StepsCompleted)]
-        steps, at = None, 0
+        steps: StepLines | None = None
+        written, done = 0, 0  # positions among all their steps
         for event in events:
-            if isinstance(event, RunStarted):
-                assert event is events[0] or not batches, "one run at a time"
-                self._plan, self._signals = event.plan, SignalSource(event.plan)
-                self._form = form_of(event.plan)
-                lines.append(_line(run_row(event)))
-            elif isinstance(event, StepsCompleted):
+            if isinstance(event, StepsCompleted):
                 assert self._form is not None, "a run's events begin with RunStarted"
                 steps = steps or StepLines(batches, self._form)
-                lines += self._steps(event, steps, at)
-                at += len(event.step)
-            elif isinstance(event, FleetSampled):
-                lines.append(self._fleet(event.samples, 0))
-            else:
-                lines.append(_line(event_row(event)))
+                for at, samples in self._samples(event):
+                    lines += [steps.part(written, done + at + 1), *samples]
+                    written = done + at + 1
+                done += len(event.step)
+                continue
+            if steps is not None and written < done:
+                lines.append(steps.part(written, done))
+                written = done
+            lines.append(self._other(event))
+        if steps is not None:
+            lines.append(steps.part(written, done))
         return b"".join(lines)
+
+    def _other(self, event: Event) -> bytes:
+        """The line of an event that is no steps."""
+        if isinstance(event, RunStarted):
+            self._plan, self._signals = event.plan, SignalSource(event.plan)
+            self._form = form_of(event.plan)
+            return _line(run_row(event))
+        if isinstance(event, FleetSampled):
+            return self._fleet(event.samples, 0)
+        return _line(event_row(event))
 
     def close(self) -> bytes:
         """Nothing: every line has been given."""
         return b""
 
-    def _steps(self, event: StepsCompleted, steps: StepLines, first: int) -> Iterator[bytes]:
-        """The lines of an event whose steps are those from position `first` on."""
+    def _samples(self, event: StepsCompleted) -> Iterator[tuple[int, list[bytes]]]:
+        """Positions of steps at which samples were taken, and the lines of those."""
         after: dict[int, list[bytes]] = {}
         if event.collectives is not None:
             for k, at in enumerate((event.collectives.step - event.step[0]).tolist()):
@@ -112,12 +123,7 @@ class JsonlWriter:
         if event.fleet is not None:
             for k, at in enumerate((event.fleet.step - event.step[0]).tolist()):
                 after.setdefault(at, []).append(self._fleet(event.fleet, k))
-        begun = 0
-        for at in sorted(after):
-            yield steps.part(first + begun, first + at + 1)
-            yield from after[at]
-            begun = at + 1
-        yield steps.part(first + begun, first + len(event.step))
+        yield from sorted(after.items())
 
     def _fleet(self, samples: FleetSamples, k: int) -> bytes:
         """One fleet row, values quantised as telemetry reports them."""

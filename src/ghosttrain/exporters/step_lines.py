@@ -1,11 +1,13 @@
 """Lines of JSON of completed steps, a batch at a time.
 
 All lines of a run have one form: numbers stand in columns, right-aligned, as JSON allows blanks
-before a value. Digits are put there by fours, or as a point and three of them, four bytes from a
-table. What no column holds (a loss that is NaN, a step of an hour) is left to `%`, without blanks.
-How wide the columns are follows from the plan alone, so that batches leave no trace.
+before a value and behind it. A line is a row of cells of four bytes: text, four digits, a point
+and three of them, from one table. What no column holds (a loss that is NaN, a step of an hour) is
+left to `%`, without blanks. How wide the columns are follows from the plan alone, so that batches
+leave no trace.
 
-Shapes: S = steps, F = numbers in a line, R = those of them with decimals, K = pieces of a line.
+Shapes: S = steps, F = numbers in a line, R = those of them with decimals, C = cells of a line,
+K = those of them with digits.
 """
 
 from __future__ import annotations
@@ -41,13 +43,13 @@ _WHOLE = ("tokens_seen", "step", "attempt")
 _DECIMALS = {
     "time_s": 6,
     "ppl": 4,
-    "tokens_per_s": 3,
-    "eta_s": 3,
     "grad_norm": 5,
     "step_time_s": 6,
     "loss": 6,
-    "learning_rate": 6,  # of it the mantissa; the exponent is a piece of its own
+    "learning_rate": 6,  # of it the mantissa; the exponent has a cell of its own
     "mfu": 6,
+    "tokens_per_s": 3,
+    "eta_s": 3,
 }
 _NAMES = (*_WHOLE, *_DECIMALS)
 _COLUMNS = ("end_s", "loss", *list(_DECIMALS)[2:])  # of StepsCompleted, for `_DECIMALS`
@@ -60,16 +62,22 @@ _BELOW_TEN = np.nextafter(10.0, 0.0)
 _LEAST_RATE, _MOST_EXPONENT = 1e-98, 99
 _MOST_DIGITS = 15  # whole numbers are exact in a float64 up to that
 
-# Sections of the table, by where they begin. What a piece does not fill is NUL.
+# Sections of the table, by where they begin. Behind the last decimals a comma is in the cell.
 _FOUR = 0  # four digits behind others
 _BLANK = 10_000  # up to four, blanks before them; 0 is all blanks
 _LAST = 20_000  # the same, but 0 is "0"
 _POINT = 30_000  # a point and three digits
-_THREE, _TWO, _ONE = 31_000, 32_000, 33_000  # the first so many of three digits
-_NONE = 34_000
-_EXPONENT = 34_001 + _MOST_EXPONENT  # that of 0
-_BEHIND = {6: _THREE, 5: _TWO, 4: _ONE, 3: _NONE}
-_SECOND = np.array([_BEHIND[n] for n in _DECIMALS.values()], np.int32)[:, None]
+_THREE, _TWO, _ONE, _MANTISSA = 31_000, 32_000, 33_000, 34_000  # the first so many of three digits
+_EXPONENT = 35_000 + _MOST_EXPONENT  # that of 0
+_BEHIND = {6: _THREE, 5: _TWO, 4: _ONE}
+_SECOND = np.array(
+    [
+        _MANTISSA if name == "learning_rate" else _BEHIND[digits]
+        for name, digits in _DECIMALS.items()
+        if digits > 3
+    ],
+    np.int32,
+)[:, None]
 
 
 @cache
@@ -83,9 +91,9 @@ def _table() -> U32:
         *blanks[1:],
         *blanks,
         *(b"." + three for three in thousand),
-        *(three[:digits].ljust(4, b"\0") for digits in (3, 2, 1) for three in thousand),
-        b"\0\0\0\0",
-        *(f"e{n:+03}".encode() for n in range(-_MOST_EXPONENT, _MOST_EXPONENT + 1)),
+        *((three[:digits] + b",").ljust(4) for digits in (3, 2, 1) for three in thousand),
+        *(three + b"e" for three in thousand),
+        *(f"{n:+03},".encode() for n in range(-_MOST_EXPONENT, _MOST_EXPONENT + 1)),
     ]
     return np.frombuffer(b"".join(pieces), dtype=np.uint32)
 
@@ -95,26 +103,24 @@ class Form(NamedTuple):
 
     Attributes:
         tokens_per_step: Of the run.
-        line: The text, NUL where digits go, as one item.
+        cells: A line, NUL where digits go, shape (C, 1).
         limit: What the columns of numbers with decimals hold, shape (R, 1); of the others.
-        levels: Which numbers have two groups of four digits or more, at which positions among
+        levels: Which numbers have two cells before the point or more, at which positions among
             `_NAMES`; which of those have three, at which positions among those; and so on.
-        offsets: Where in the line the pieces go: those of each level, those behind the points by
-            twos, the exponent.
-        keep: Ones where the pieces of levels have digits, shape (K, 1): before the first digits
-            they have blanks.
-        around, around_pairs: What stands around the digits of pieces, shapes (K, 1), (R, 1, 2).
+        places: Which cells hold the digits: those before the point of each level, the points, what
+            is behind them, the exponent, shape (K,).
+        keep: Ones where cells before the point have digits; their first ones have text, too.
+        around: That text; both of shape (K before the point, 1).
     """
 
     tokens_per_step: int
-    line: NDArray[np.void]
+    cells: U32
     limit: F64
     limit_whole: I64
     levels: tuple[I64, ...]
-    offsets: tuple[int, ...]
+    places: I64
     keep: U32
     around: U32
-    around_pairs: U32
 
 
 def form_of(plan: Plan) -> Form:
@@ -140,40 +146,44 @@ def form_of(plan: Plan) -> Form:
     )
 
 
-def _form(digits: dict[str, int], tokens_per_step: int) -> Form:
-    """The form of a line, by the digits that each number may have before the point."""
-    line, offsets = b'{"event":"step"', {}
+def _form(least: dict[str, int], tokens_per_step: int) -> Form:
+    """The form of a line, by the digits that each number must have room for before the point."""
+    line, text = b"", '{"event":"step",'
+    places: dict[str, int] = {}
+    digits: dict[str, int] = {}
     for name in _WRITTEN:
-        line += f',"{name}":'.encode() + bytes(digits[name])
+        line += f'{text}"{name}":'.encode()
+        digits[name] = least[name] + -(len(line) + least[name]) % 4
+        line += bytes(digits[name])
         for four in range(-(-digits[name] // 4)):
-            offsets[f"{name} {four}"] = len(line) - 4 * (four + 1)
+            places[f"{name} {four}"] = len(line) // 4 - 1 - four
         if name in _DECIMALS:
-            offsets[f"{name} point"] = len(line)
-            line += bytes(1 + _DECIMALS[name])
+            places[f"{name} point"], places[f"{name} behind"] = len(line) // 4, len(line) // 4 + 1
+            line += bytes(8 if _DECIMALS[name] > 3 else 4)
         if name == "learning_rate":
-            offsets["exponent"] = len(line)
+            places["exponent"] = len(line) // 4
             line += bytes(4)
-    line += b"}\n"
+        text = "" if _DECIMALS.get(name, 0) > 3 else ","
+    line += b"  }\n"
     above = [[n for n in _NAMES if digits[n] > 4 * level] for level in range(4)]
-    before = [offsets[f"{name} {level}"] for level in range(4) for name in above[level]]
-    points = [offsets[f"{name} point"] for name in _DECIMALS]
-    around = b"".join(line[at : at + 4] for at in before)
-    around_pairs = b"".join(line[at : at + 8] for at in points)
+    before = [places[f"{name} {level}"] for level in range(4) for name in above[level]]
+    behind = [places[f"{name} point"] for name in _DECIMALS]
+    behind += [places[f"{name} behind"] for name in _DECIMALS if _DECIMALS[name] > 3]
+    around = b"".join(line[4 * at : 4 * at + 4] for at in before)
     limits = [10 ** digits[name] for name in _NAMES]
     return Form(
         tokens_per_step,
-        np.frombuffer(line, dtype=f"V{len(line)}"),
+        np.frombuffer(line, dtype=np.uint32)[:, None],
         np.array(limits[len(_WHOLE) :], dtype=float)[:, None] - 1,  # 9.9999999 is 10.000000
         np.array(limits[: len(_WHOLE)])[:, None],
         tuple(
-            np.array([before.index(name) for name in those])
-            for before, those in itertools.pairwise(above)
+            np.array([fewer.index(name) for name in those])
+            for fewer, those in itertools.pairwise(above)
             if those
         ),
-        (*before, *points, offsets["exponent"]),
+        np.array([*before, *behind, places["exponent"]]),
         np.frombuffer(around.translate(_MASK), dtype=np.uint32)[:, None],
         np.frombuffer(around, dtype=np.uint32)[:, None],
-        np.frombuffer(around_pairs, dtype=np.uint32).reshape(-1, 1, 2),
     )
 
 
@@ -201,7 +211,7 @@ class StepLines:
             for at in np.flatnonzero(odd).tolist():
                 self._by_hand[at] = _line([*whole[:, at].tolist(), *fractions[:, at].tolist()])
             whole, fractions = np.where(odd, 0, whole), np.where(odd, 0.0, fractions)
-        self._data, self._width = _written(form, whole, fractions), form.line.dtype.itemsize
+        self._data, self._width = _written(form, whole, fractions), form.cells.nbytes
 
     def part(self, start: int, stop: int) -> bytes:
         """The lines of the steps at positions [start, stop)."""
@@ -246,16 +256,31 @@ def _fractions(events: Sequence[StepsCompleted]) -> F64:
     return values
 
 
-def _digits(whole: I64, fractions: F64) -> tuple[I64, I64, I64]:
-    """What stands before the point, and which pieces make what stands behind it.
+def _written(form: Form, whole: I64, fractions: F64) -> bytes:
+    """The lines, all numbers of which the columns hold."""
+    indices = np.empty((len(form.places), whole.shape[1]), np.int64)
+    behind = len(form.keep)
+    numbers = _behind_points(whole, fractions, indices[behind:])
+    _before_points(numbers, form.levels, indices[:behind])
+    digits = _table().take(indices)
+    digits[:behind] &= form.keep
+    digits[:behind] |= form.around
+    cells = np.empty((len(form.cells), whole.shape[1]), np.uint32)
+    cells[:] = form.cells
+    cells[form.places] = digits
+    return cells.T.tobytes()
+
+
+def _behind_points(whole: I64, fractions: F64, out: I64) -> I64:
+    """Which cells of the table make what stands behind the points; what stands before them.
 
     Args:
         whole: Shape (F - R, S).
         fractions: Shape (R, S).
+        out: Takes the indices of the points, of what is behind them, of the exponents.
 
     Returns:
-        Whole numbers, shape (F, S); indices into the table, of both pieces behind the points,
-        shape (R, S, 2), and of the exponents, shape (S,).
+        Whole numbers, shape (F, S).
     """
     exponent = _exponents(fractions[_RATE])
     mantissa = fractions[_RATE] * _powers().take(_MOST_EXPONENT - exponent)
@@ -277,44 +302,25 @@ def _digits(whole: I64, fractions: F64) -> tuple[I64, I64, I64]:
         exponent += rate >= 10
         rate[rate >= 10] = 1
     first = millionths // 1000
-    millionths -= first * 1000
-    pairs = np.empty((*first.shape, 2), np.int64)
-    np.add(first, np.int32(_POINT), out=pairs[..., 0])
-    np.add(millionths, _SECOND, out=pairs[..., 1])
-    return numbers, pairs, exponent + _EXPONENT
+    np.add(first, np.int32(_POINT), out=out[: len(first)])
+    seconds = len(_SECOND)
+    first[:seconds] *= 1000
+    millionths[:seconds] -= first[:seconds]
+    np.add(millionths[:seconds], _SECOND, out=out[len(first) : -1])
+    np.add(exponent, _EXPONENT, out=out[-1])
+    return numbers
 
 
-def _written(form: Form, whole: I64, fractions: F64) -> bytes:
-    """The lines, all numbers of which the columns hold."""
-    numbers, pairs, exponent = _digits(whole, fractions)
-    rows = np.empty(numbers.shape[1], form.line.dtype)
-    rows[:] = form.line
-    before = _table().take(np.concatenate(_fours(form.levels, numbers)))
-    before &= form.keep
-    before |= form.around
-    behind = _table().take(pairs)
-    behind |= form.around_pairs
-    for offset, pieces in zip(
-        form.offsets,
-        (*before, *behind.view(np.uint64)[..., 0], _table().take(exponent)),
-        strict=True,
-    ):
-        np.ndarray(len(rows), pieces.dtype, rows.data, offset, rows.strides)[:] = pieces
-    return rows.tobytes()
-
-
-def _fours(levels: tuple[I64, ...], numbers: I64) -> list[I64]:
-    """Which pieces make the digits before the point, the last four of all numbers first."""
-    made: list[I64] = []
+def _before_points(numbers: I64, levels: tuple[I64, ...], out: I64) -> None:
+    """Which cells make the digits before the point, the last four of all numbers first."""
     section, rest = _LAST, numbers
     for those in levels:
         above = rest[those] // 10_000
-        group = rest + section
+        group, out = out[: len(rest)], out[len(rest) :]
+        np.add(rest, section, out=group)
         group[those] += (above > 0) * (_FOUR - section) - above * 10_000
-        made.append(group)
         section, rest = _BLANK, above
-    made.append(rest + section)
-    return made
+    np.add(rest, section, out=out)
 
 
 @cache
