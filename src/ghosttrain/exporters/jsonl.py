@@ -30,7 +30,7 @@ from ghosttrain.core.laws.architecture import attention_width
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.signals import SignalSource
 from ghosttrain.core.units import GB
-from ghosttrain.exporters.step_lines import Form, StepLines, form_of
+from ghosttrain.exporters.step_lines import Form, Scratch, StepLines, form_of
 from ghosttrain.exporters.writing import Asked
 
 SCHEMA = "ghosttrain.events/1"
@@ -58,6 +58,7 @@ class JsonlWriter:
         self._plan: Plan | None = None
         self._signals: SignalSource | None = None
         self._form: Form | None = None
+        self._scratch = Scratch()
         self._started = started
 
     def __getstate__(self) -> tuple[RunStarted | None, Plan | None]:
@@ -69,6 +70,7 @@ class JsonlWriter:
         self._started, self._plan = state
         self._signals = None if self._plan is None else SignalSource(self._plan)
         self._form = None if self._plan is None else form_of(self._plan)
+        self._scratch = Scratch()
 
     def accept(self, event: Event) -> bytes:
         """The lines of one event, complete with their newlines."""
@@ -86,7 +88,7 @@ class JsonlWriter:
         for event in events:
             if isinstance(event, StepsCompleted):
                 assert self._form is not None, "a run's events begin with RunStarted"
-                steps = steps or StepLines(batches, self._form)
+                steps = steps or StepLines(batches, self._form, self._scratch)
                 for at, samples in self._samples(event):
                     lines += [steps.part(written, done + at + 1), *samples]
                     written = done + at + 1

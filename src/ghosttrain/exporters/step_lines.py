@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,15 +190,32 @@ def _form(least: dict[str, int], tokens_per_step: int) -> Form:
 _MASK = bytes([255]) + bytes(255)  # NUL, which is where digits go, becomes ones, all else nothing
 
 
+class Scratch:
+    """Memory that is used again: fresh pages would cost a fifth of the whole work."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def array(self, name: str, shape: tuple[int, int], dtype: type) -> NDArray[Any]:
+        """An array of any content, good until the next one of that name is asked for."""
+        size = shape[0] * shape[1]
+        if name not in self._kept or len(self._kept[name]) < size:
+            self._kept[name] = np.empty(size, dtype)
+        return self._kept[name][:size].reshape(shape)
+
+
 class StepLines:
     """The lines of steps.
 
     Args:
         events: They may be of several attempts.
         form: Of the run.
+        scratch: Memory to work in.
     """
 
-    def __init__(self, events: Sequence[StepsCompleted], form: Form) -> None:
+    def __init__(
+        self, events: Sequence[StepsCompleted], form: Form, scratch: Scratch | None = None
+    ) -> None:
         step = np.concatenate([e.step for e in events])
         attempt = np.repeat([e.attempt for e in events], [len(e.step) for e in events])
         whole: I64 = np.stack((step * form.tokens_per_step, step, attempt))
@@ -211,7 +228,10 @@ class StepLines:
             for at in np.flatnonzero(odd).tolist():
                 self._by_hand[at] = _line([*whole[:, at].tolist(), *fractions[:, at].tolist()])
             whole, fractions = np.where(odd, 0, whole), np.where(odd, 0.0, fractions)
-        self._data, self._width = _written(form, whole, fractions), form.cells.nbytes
+        self._data, self._width = (
+            _written(form, whole, fractions, scratch or Scratch()),
+            form.cells.nbytes,
+        )
 
     def part(self, start: int, stop: int) -> bytes:
         """The lines of the steps at positions [start, stop)."""
@@ -256,16 +276,18 @@ def _fractions(events: Sequence[StepsCompleted]) -> F64:
     return values
 
 
-def _written(form: Form, whole: I64, fractions: F64) -> bytes:
+def _written(form: Form, whole: I64, fractions: F64, scratch: Scratch) -> bytes:
     """The lines, all numbers of which the columns hold."""
-    indices = np.empty((len(form.places), whole.shape[1]), np.int64)
+    steps = whole.shape[1]
+    indices = scratch.array("indices", (len(form.places), steps), np.int64)
     behind = len(form.keep)
     numbers = _behind_points(whole, fractions, indices[behind:])
     _before_points(numbers, form.levels, indices[:behind])
-    digits = _table().take(indices)
+    digits = scratch.array("digits", indices.shape, np.uint32)
+    _table().take(indices, out=digits, mode="clip")
     digits[:behind] &= form.keep
     digits[:behind] |= form.around
-    cells = np.empty((len(form.cells), whole.shape[1]), np.uint32)
+    cells = scratch.array("cells", (len(form.cells), steps), np.uint32)
     cells[:] = form.cells
     cells[form.places] = digits
     return cells.T.tobytes()
