@@ -19,6 +19,7 @@ GROUPS = (
     "jsonl",
     "parquet",
     "export",
+    "tensorboard",
 )
 
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Measure; the exit code is 1 when a goal is missed."""
-    from ghosttrain.bench import core, exports, metrics, moments, process
+    from ghosttrain.bench import core, exports, metrics, moments, process, trackers
     from ghosttrain.core.errors import RequestError
 
     benches = {
@@ -53,6 +54,7 @@ def execute(args: argparse.Namespace) -> int:
         "jsonl": exports.bench_jsonl,
         "parquet": exports.bench_parquet,
         "export": exports.bench_export_memory,
+        "tensorboard": trackers.bench_tensorboard,
     }
     assert tuple(benches) == GROUPS
     for name in args.group:

@@ -159,6 +159,36 @@ FORMATS = (
     Format("kernel", "each host's kernel log: Xid, NIC, memory", "machine.kernel:kernel_logs"),
     Format("stderr", "what ranks wrote to stderr", "machine.stderr:stderr_logs"),
     Format("slurm", "output of each launch's job", "machine.slurm:slurm_output"),
+    Format(
+        "tensorboard",
+        "TensorBoard event files, tags as torchtitan (fsdp) or Megatron names them",
+        "tensorboard:suiting_events",
+        extra="tensorboard",
+    ),
+    Format(
+        "tensorboard-megatron",
+        "the same with Megatron-LM's tags",
+        "tensorboard:megatron_events",
+        extra="tensorboard",
+    ),
+    Format(
+        "tensorboard-torchtitan",
+        "with torchtitan's",
+        "tensorboard:torchtitan_events",
+        extra="tensorboard",
+    ),
+    Format(
+        "tensorboard-hf",
+        "with those of Hugging Face's Trainer",
+        "tensorboard:hf_events",
+        extra="tensorboard",
+    ),
+    Format(
+        "tensorboard-nemo",
+        "with NeMo's",
+        "tensorboard:nemo_events",
+        extra="tensorboard",
+    ),
 )
 EXPORTERS = {one.name: one for one in FORMATS}
 LOGS = {one.name: one for one in FORMATS if one.is_log}

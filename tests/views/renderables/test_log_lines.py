@@ -165,7 +165,6 @@ def test_an_fp16_run_shows_its_loss_scale():
     card = with_recipe(faulty_run(), precision="fp16")
     event = next(e for e in faulty_events() if isinstance(e, StepsCompleted))
     assert "  scale    65536  " in log_lines(event, card)[0].text
-    assert card.loss_scale(4000) == 4 * 65536
 
 
 def test_collectives_follow_their_step(card):

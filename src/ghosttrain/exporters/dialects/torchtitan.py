@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
 GC_EVERY = 50  # steps between collections (torchtitan/config, Training.gc_freq)
 _GC_S, _SAVED_GC_S = 0.01, 0.03  # what a collection takes; invented, logs have 0.00 to 0.1
-_FIRST_STEPS = 2  # of a launch: the allocator has not reserved all yet
-_FIRST_STEPS_SHARE = 0.985  # of the memory in use, as the fleet's telemetry has it
 _SLEEP_S, _TEAR_DOWN_S = 2.0, 0.2  # at the end; the second is invented
 
 _TITAN = "/workspace/torchtitan/torchtitan"
@@ -221,11 +219,9 @@ class TitanLog:
         return np.asarray(steps * spec.recipe.tokens_per_step / (time_s * spec.cluster.gpus))
 
     def _memory_gib(self, step: int) -> float:
-        """The most reserved since the last line: all, once a launch's first steps are done."""
-        stage = self._facts.stage
-        if self._launch is not None and step <= self._launch.step + _FIRST_STEPS:
-            return _FIRST_STEPS_SHARE * stage.used_gib - stage.context_gib
-        return stage.reserved_gib
+        """The most reserved since the last line."""
+        assert self._launch is not None, "a log begins with a launch"
+        return self._facts.reserved_gib(step, self._launch.step)
 
     def _validation(self, event: ValidationCompleted) -> str:
         """Its line; its tokens count with those of the steps since the last line."""

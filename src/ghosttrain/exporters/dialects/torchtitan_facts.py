@@ -28,6 +28,8 @@ _OTHER_PEAK = 312e12  # of cards it does not know: taken for an A100, with a war
 # Share of a card's memory that torch sees: 79.2 of the 79.65 GiB of an H100, 139.8 of 140.4 (H200);
 # in pages of 2 MiB, as in the message of a full GPU (core/messages/pytorch.py).
 _VISIBLE, _PAGE = 0.994, 2 * 2**20
+_FIRST_STEPS = 2  # of a launch: the allocator has not reserved all yet
+_FIRST_STEPS_SHARE = 0.985  # of the memory in use, as the fleet's telemetry has it
 _SIZE = re.compile(r"^(?P<family>.*?)[-_ ](?P<size>\d+(?:\.\d+)?[BMTbmt].*)$")
 
 
@@ -96,6 +98,15 @@ class TitanFacts:
     def pct(self, memory_gib: float) -> float:
         """Share of the GPU's memory, percent."""
         return 100 * memory_gib / self.capacity_gib
+
+    def reserved_gib(self, step: int, first_step: int) -> float:
+        """The most reserved up to `step` since the last line of a launch that began at another.
+
+        That is all there is, once a launch's first steps are done.
+        """
+        if step <= first_step + _FIRST_STEPS:
+            return _FIRST_STEPS_SHARE * self.stage.used_gib - self.stage.context_gib
+        return self.stage.reserved_gib
 
     @property
     def timeouts_text(self) -> str:

@@ -20,7 +20,6 @@ from ghosttrain.views.renderables.glyphs import UNICODE, Glyphs
 _DAY_S = 86400
 _LOSS_MARGIN = 1.0  # nats above the first expected loss that still fit the column
 _GRAD_WIDTH = len("12.345")  # of calm runs; spikes of the loss reach hundreds
-_LOSS_SCALE_START, _LOSS_SCALE_END, _LOSS_SCALE_STEPS = 16, 24, 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,13 +114,6 @@ class RunCard:
     def node(self, node: int) -> str:
         """`[Node 1/8]`."""
         return f"[Node {node:{len(str(self.nodes - 1))}}/{self.nodes}]"
-
-    def loss_scale(self, step: int) -> int:
-        """Dynamic FP16 loss scale while no step overflows: PyTorch's GradScaler, from 2^16.
-
-        It doubles every 2,000 steps; held at 2^24, where real runs begin to overflow.
-        """
-        return 1 << min(_LOSS_SCALE_END, _LOSS_SCALE_START + step // _LOSS_SCALE_STEPS)
 
 
 def _may_go_astray(spec: RunSpec) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.laws.loss import schedule_phase
+from ghosttrain.core.laws.loss_scale import fp16_loss_scale
 from ghosttrain.views.renderables.line import Line
 from ghosttrain.views.renderables.log_line import log_line
 from ghosttrain.views.renderables.numbers import LARGEST_LOSS, size
@@ -150,7 +151,7 @@ def _columns(
         calm = not clip or max(grad) <= clip
         columns["clipped"] = [""] * len(grad) if calm else ["  clipped" * (g > clip) for g in grad]
     if "scale" in wanted:
-        columns["scale"] = [card.loss_scale(s) for s in step]
+        columns["scale"] = fp16_loss_scale(event.step[at]).tolist()
     return columns
 
 
