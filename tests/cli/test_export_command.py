@@ -428,3 +428,14 @@ def test_every_flag_is_documented():
     own = {*parser.options()} - {*spec.options()}
     assert len(own) == 8
     assert {flag for flag in own if f"`{flag}" not in page} == set()
+
+
+def test_many_files_below_a_folder_are_told_in_one_line(tmp_path):
+    few = [(tmp_path / "a" / str(n), 5) for n in range(8)]
+    many = [(tmp_path / "b" / str(n % 2) / str(n), 1000) for n in range(9)]
+    lines = list(command.file_words([*few, *many, (tmp_path / "c", 7)], tmp_path))
+    assert lines == [
+        *(f"{path} (5 bytes)" for path, _ in few),
+        f"{tmp_path / 'b'} (9 files, 9,000 bytes)",
+        f"{tmp_path / 'c'} (7 bytes)",
+    ]

@@ -12,6 +12,7 @@ from ghosttrain.cli.common import add_spec_arguments, count, request_from_args, 
 TYPE_CHECKING = False  # typing itself costs 4 ms
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ghosttrain.exporters.driver import Progress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS = "jsonl,labels"
 _PROGRESS_EVERY_S = 0.1
+_MOST_FILES_TOLD = 8  # one by one, of those below one folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,10 +116,23 @@ def execute(args: argparse.Namespace) -> int:
     finally:
         line.clear()
     terminal = Terminal.of(1)
-    told = [f"written: {path} ({size:,} bytes)" for path, size in written]
+    told = [f"written: {line}" for line in file_words(written, folder)]
     told.append(f"Again: {again(args, 'export')}")
     write_all(terminal.fd, terminal.encode("".join(f"{line}\n" for line in told)))
     return 0
+
+
+def file_words(written: Iterable[tuple[Path, int]], folder: Path) -> Iterator[str]:
+    """The files and their sizes; those below one folder together where they are many."""
+    below: dict[Path, list[tuple[Path, int]]] = {}
+    for path, size in written:
+        top = folder / path.relative_to(folder).parts[0]
+        below.setdefault(top, []).append((path, size))
+    for top, files in below.items():
+        if len(files) > _MOST_FILES_TOLD:
+            yield f"{top} ({len(files):,} files, {sum(size for _, size in files):,} bytes)"
+        else:
+            yield from (f"{path} ({size:,} bytes)" for path, size in files)
 
 
 def kept_words(folder: Path, command: str) -> str:

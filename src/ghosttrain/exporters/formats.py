@@ -189,6 +189,17 @@ FORMATS = (
         "tensorboard:nemo_events",
         extra="tensorboard",
     ),
+    Format(
+        "wandb",
+        "offline runs of Weights & Biases, one a launch, for wandb sync",
+        "wandb_offline:offline_runs",
+        extra="wandb",
+    ),
+    Format(
+        "mlflow",
+        "a file store of MLflow, one run a launch, metrics as the Trainer names them",
+        "mlflow_store:file_store",
+    ),
 )
 EXPORTERS = {one.name: one for one in FORMATS}
 LOGS = {one.name: one for one in FORMATS if one.is_log}
