@@ -200,6 +200,12 @@ FORMATS = (
         "a file store of MLflow, one run a launch, metrics as the Trainer names them",
         "mlflow_store:file_store",
     ),
+    Format(
+        "openmetrics",
+        "history for Prometheus, a file a day, for promtool tsdb create-blocks-from",
+        "openmetrics:backfill",
+        extra="serve",
+    ),
 )
 EXPORTERS = {one.name: one for one in FORMATS}
 LOGS = {one.name: one for one in FORMATS if one.is_log}
