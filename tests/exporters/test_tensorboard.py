@@ -19,16 +19,26 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event as Record  # type: ignore[import-untyped]
 
 from ghosttrain.core.events import StepsCompleted, ValidationCompleted, join_steps
-from ghosttrain.core.run import Run
+from ghosttrain.core.run import Run, simulate
+from ghosttrain.core.spec import Faults
 from ghosttrain.exporters.dialects.hf_history import filtered_sum
 from ghosttrain.exporters.dialects.torchtitan import torchtitan_log
 from ghosttrain.exporters.formats import EXPORTERS
 from ghosttrain.exporters.tag_sets import FRAMEWORKS, Framework
-from ghosttrain.exporters.tensorboard import MARK, EventFiles, event_files, suiting_events
+from ghosttrain.exporters.tensorboard import (
+    MARK,
+    EventFiles,
+    event_files,
+    file_names,
+    suiting_events,
+)
 from ghosttrain.exporters.writing import Asked
 from tests.views.renderables.fleets import faulty_run
 
-NAME = re.compile(r"tensorboard/\w+/events\.out\.tfevents\.(\d{10})\.([a-z]+-\d{4})\.(\d+)\.0")
+NAME = re.compile(
+    r"tensorboard/llama-3-8b-64gpus-seed1234-[0-9a-f]{6}/\w+/"
+    r"events\.out\.tfevents\.(\d{10})\.([a-z]+-\d{4})\.(\d+)\.0"
+)
 STEP_LINE = re.compile(r" step: +(\d+)  loss: +(\S+) .*memory: +(\S+)GiB.*tps: (\S+) .*mfu: (\S+)%")
 Told = dict[str, list[tuple[int, float, float]]]  # step, unix time, value
 
@@ -247,6 +257,15 @@ def test_plain_tensorboard_takes_the_tags_that_suit_the_layout():
     assert exported(suiting_events(Asked(run)), run, (0.0, float("inf"))) == whole(expected)
 
 
+def test_runs_never_share_a_folder_whose_curves_would_be_mixed():
+    run = faulty_run()
+    others = [simulate(run.spec, 5), simulate(replace(run.spec, faults=Faults()), run.seed)]
+    folders = {file_names("hf", one)[0].rpartition("/")[0] for one in (run, *others)}
+    assert len(folders) == 3
+    chosen = simulate(replace(run.spec, chosen=()), run.seed)  # by a longer command line
+    assert file_names("hf", chosen) == file_names("hf", run)
+
+
 def test_every_framework_has_its_format():
     assert {f"tensorboard-{name}" for name in FRAMEWORKS} < set(EXPORTERS)
 
@@ -272,7 +291,7 @@ def test_tensorboards_own_loader_reads_every_value_back(framework, tmp_path: Pat
             theirs = [(e.step, e.wall_time, e.value) for e in loaded.Scalars(tag)]
             assert theirs == values
         (mark,) = loaded.Tensors(MARK)
-        assert b"simulated by" in mark.tensor_proto.string_val[0]
+        assert b"simulated_by" in mark.tensor_proto.string_val[0]
 
 
 def test_a_loss_that_is_no_number_is_told_as_each_framework_does():

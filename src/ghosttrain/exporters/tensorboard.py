@@ -15,14 +15,12 @@ from collections.abc import Iterable, Iterator
 import google_crc32c
 from tensorboardX.proto.event_pb2 import Event as Record  # type: ignore[import-untyped]  # has none
 
-from ghosttrain import __version__
 from ghosttrain.core.events import Event, RunRestarted, RunStarted
-from ghosttrain.core.identity import host_name, process_id
+from ghosttrain.core.identity import process_id
 from ghosttrain.core.run import Run
-from ghosttrain.core.timeline import physical_nodes
-from ghosttrain.exporters.jsonl import run_row
 from ghosttrain.exporters.scalars import Scalars, TagSet, caught_up
-from ghosttrain.exporters.tag_sets import Framework, framework_of, metrics_rank, tag_set
+from ghosttrain.exporters.tag_sets import Framework, framework_of, tag_set
+from ghosttrain.exporters.tracked_run import config, launches, run_digest, run_name
 from ghosttrain.exporters.writing import Asked, Chunk
 
 FOLDER = "tensorboard"
@@ -143,48 +141,39 @@ def _without_nan(record: Record) -> Record:
     return told
 
 
-def launches_s(run: Run) -> tuple[float, ...]:
-    """When each launch of a run began, run time."""
-    made: dict[int, float] = {}
-    for span in run.timeline.spans:
-        made.setdefault(span.attempt, span.start_s)
-    return tuple(made[launch] for launch in sorted(made))
+def file_names(framework: Framework, run: Run) -> tuple[str, ...]:
+    """Names of the launches' event files, as tensorboard's EventFileWriter makes them.
 
-
-def file_name(framework: Framework, run: Run, launch: int, made_s: float) -> str:
-    """Name of a launch's event file, as tensorboard's EventFileWriter makes it."""
-    cluster = run.spec.cluster
-    node, local = divmod(metrics_rank(framework, run.plan), cluster.gpus_per_node)
-    physical = int(physical_nodes(run.timeline, cluster.nodes, launch)[node])
-    host, pid = host_name(cluster, physical), process_id(node, local, launch)
-    unix_s = int(run.spec.start_unix_s + made_s)
-    return f"{FOLDER}/{framework}/events.out.tfevents.{unix_s:010d}.{host}.{pid}.0"
+    They stand in a folder of the run: TensorBoard takes all files of a folder for one run.
+    """
+    folder = f"{FOLDER}/{run_name(run)}-{run_digest(run)[:3].hex()}/{framework}"
+    per_node = run.spec.cluster.gpus_per_node
+    names = []
+    for launch in launches(run, framework):
+        node, local = divmod(launch.rank, per_node)
+        pid = process_id(node, local, launch.number)
+        unix_s = int(run.spec.start_unix_s + launch.made_s)
+        names.append(f"{folder}/events.out.tfevents.{unix_s:010d}.{launch.host}.{pid}.0")
+    return tuple(names)
 
 
 def event_files(asked: Asked, framework: Framework) -> EventFiles:
     """What writes the event files of a framework."""
     run = asked.run
-    start_s = asked.start_s
-    made_s = launches_s(run)
     tags = tag_set(framework, run, asked.log_interval)
     return EventFiles(
-        caught_up(tags, run, start_s),
-        names=tuple(
-            file_name(framework, run, launch, at_s) for launch, at_s in enumerate(made_s, 1)
-        ),
-        made_s=made_s,
+        caught_up(tags, run, asked.start_s),
+        names=file_names(framework, run),
+        made_s=tuple(launch.made_s for launch in launches(run, framework)),
         start_unix_s=run.spec.start_unix_s,
         mark=_mark(run),
-        launch=run.span_at(start_s).attempt,
+        launch=run.span_at(asked.start_s).attempt,
     )
 
 
 def _mark(run: Run) -> str:
     """What stands behind the files, as a table."""
-    facts = run_row(RunStarted(0.0, run.seed, run.plan))
-    rows = {"simulated by": f"ghosttrain {__version__}"}
-    rows |= {key: str(value) for key, value in facts.items() if key not in ("event", "time_s")}
-    lines = [f"| {key} | {value} |" for key, value in rows.items()]
+    lines = [f"| {key} | {value} |" for key, value in config(run).items()]
     return "\n".join(["| key | value |", "|---|---|", *lines])
 
 

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ghosttrain import __version__
@@ -66,7 +66,7 @@ def run_name(run: Run) -> str:
 
 def run_digest(run: Run, *words: object) -> bytes:
     """32 bytes of what was asked and the seed: the same for the same run, always."""
-    facts = (run.spec, run.seed, *words)
+    facts = (replace(run.spec, chosen=(), notes=()), run.seed, *words)
     return hashlib.sha256(repr(facts).encode()).digest()
 
 
