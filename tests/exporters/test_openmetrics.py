@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghosttrain import catalog
+from ghosttrain.core.errors import SpecError
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Faults, InjectedFault
 from ghosttrain.exporters.openmetrics import JOB_INSTANCE, Backfill, parted
@@ -149,6 +150,17 @@ def test_only_the_chosen_gpus_are_there():
     text = b"".join(files.values()).decode()
     assert set(re.findall(r'GPU_TEMP\{gpu="(\d+)"', text)) == {"2", "5"}
     assert set(re.findall(r'up\{instance="([^"]+)"', text)) == {"gpu-0000", JOB_INSTANCE}
+
+
+def test_only_the_metrics_asked_for_are_there():
+    run = crossing_midnight()
+    asked = Asked(run, metrics=("power_w", "sm_active_frac", "dram_bytes_nobody_has"))
+    text = b"".join(exported(Backfill(asked), run, (0.0, 60.0)).values()).decode()
+    names = set(re.findall(r"^(DCGM_\w+)", text, re.MULTILINE))
+    assert names == {"DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_PROF_SM_ACTIVE"}
+    assert "ghosttrain_step{" in text
+    with pytest.raises(SpecError, match="--metrics cpu_nobody_has: dcgm-exporter has none"):
+        Backfill(Asked(run, metrics=("cpu_nobody_has",)))
 
 
 @given(shares=st.lists(st.floats(0.0, 1.0), max_size=4), pickled=st.booleans())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client.utils import floatToGoString
 
 from ghosttrain import catalog
+from ghosttrain.core.errors import SpecError
 from ghosttrain.core.events import Event
 from ghosttrain.core.identity import host_name, nodes_per_rack
 from ghosttrain.core.run import Run
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 FOLDER = "openmetrics"
 JOB = "ghosttrain"
 JOB_INSTANCE = "127.0.0.1:9400"  # where `ghosttrain serve` answers unless told otherwise
-_METRICS = "default"  # as `ghosttrain serve` has them
 _END = b"# EOF\n"
 _UP = b"# HELP up Whether the target answered (simulated).\n# TYPE up gauge\n"
 
@@ -73,7 +73,8 @@ class Backfill:
     def __init__(self, asked: Asked) -> None:
         self._run, self._chosen = asked.run, asked.gpus
         self._pages: ScrapedPages | None = None
-        self.fields = tuple(dict.fromkeys(metric.field for metric in _metrics()))
+        self._names = ",".join(metric.name for metric in wanted_metrics(asked.metrics))
+        self.fields = tuple(dict.fromkeys(m.field for m in _metrics(self._names)))
         self._file = ""
         self._told: set[bytes | str] = set()  # what the file has declared
 
@@ -121,7 +122,7 @@ class Backfill:
     def _pieces(self, block: Telemetry, k: int) -> list[bytes]:
         """What the page says of the GPUs at moment `k`."""
         if self._pages is None:
-            self._pages = ScrapedPages(self._run, _metrics(), Dialect.of())
+            self._pages = ScrapedPages(self._run, _metrics(self._names), Dialect.of())
         return self._pages.render(block, k, openmetrics=True)
 
     def _stamped(self, piece: bytes, end: bytes) -> Iterator[bytes]:
@@ -176,8 +177,25 @@ def parted(page: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _metrics() -> tuple[catalog.Metric, ...]:
-    return chosen_metrics(_METRICS, catalog.metrics())
+def wanted_metrics(fields: tuple[str, ...] | None) -> tuple[catalog.Metric, ...]:
+    """The metrics of these fields of telemetry; None: those that `ghosttrain serve` has.
+
+    Raises:
+        SpecError: If dcgm-exporter has no metric of any of them.
+    """
+    if fields is None:
+        return _metrics("default")
+    named = [m.name for m in catalog.metrics() if m.field in fields and "node" not in m.lists]
+    if not named:
+        raise SpecError(
+            f"--metrics {','.join(fields)}: dcgm-exporter has none of them;"
+            " `ghosttrain list metrics` has what it has"
+        )
+    return _metrics(",".join(named))
+
+
+def _metrics(words: str) -> tuple[catalog.Metric, ...]:
+    return chosen_metrics(words, catalog.metrics())
 
 
 def backfill(asked: Asked) -> Backfill:
