@@ -149,7 +149,10 @@ def test_only_the_chosen_gpus_are_there():
     files = exported(Backfill(Asked(run, gpus=(2, 5))), run, (0.0, 100.0))
     text = b"".join(files.values()).decode()
     assert set(re.findall(r'GPU_TEMP\{gpu="(\d+)"', text)) == {"2", "5"}
-    assert set(re.findall(r'up\{instance="([^"]+)"', text)) == {"gpu-0000", JOB_INSTANCE}
+    assert set(re.findall(r'^up\{.*instance="([^"]+)"', text, re.MULTILINE)) == {
+        "gpu-0000",
+        JOB_INSTANCE,
+    }
 
 
 def test_only_the_metrics_asked_for_are_there():

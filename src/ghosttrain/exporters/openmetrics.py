@@ -20,45 +20,39 @@ from prometheus_client.utils import floatToGoString
 from ghosttrain import catalog
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.events import Event
-from ghosttrain.core.identity import host_name, nodes_per_rack
 from ghosttrain.core.run import Run
-from ghosttrain.core.timeline import physical_nodes
 from ghosttrain.exporters.prometheus.dcgm import Dialect, chosen_metrics
-from ghosttrain.exporters.prometheus.gpu_page import GpuPages
-from ghosttrain.exporters.prometheus.gpu_page import _escaped as escaped
+from ghosttrain.exporters.prometheus.gpu_page import GpuPages, escaped
 from ghosttrain.exporters.prometheus.job import Playing, families, written
+from ghosttrain.exporters.prometheus.targets import JOB, target_labels
 from ghosttrain.exporters.writing import Asked, Chunk
 
 if TYPE_CHECKING:
     from ghosttrain.core.telemetry import Telemetry
 
 FOLDER = "openmetrics"
-JOB = "ghosttrain"
 JOB_INSTANCE = "127.0.0.1:9400"  # where `ghosttrain serve` answers unless told otherwise
 _END = b"# EOF\n"
 _UP = b"# HELP up Whether the target answered (simulated).\n# TYPE up gauge\n"
 
 
-def target_labels(run: Run, attempt: int) -> list[bytes]:
-    """For each node the labels that its target has, as `/sd` tells them to a scraper."""
-    cluster = run.spec.cluster
-    per_rack = nodes_per_rack(run.spec.gpu, cluster)
-    physical = physical_nodes(run.timeline, cluster.nodes, attempt).tolist()
+def targets(run: Run, attempt: int) -> list[bytes]:
+    """For each node the labels of its target, as they stand in a line."""
     return [
-        f'instance="{host_name(cluster, physical[node])}",job="{JOB}",node="{node}"'
-        f',rack="{node // per_rack}"'.encode()
-        for node in range(cluster.nodes)
+        ",".join(f'{key}="{word}"' for key, word in labels.items()).encode()
+        for labels in target_labels(run, attempt)
     ]
 
 
 class ScrapedPages(GpuPages):
     """Pages whose lines have their target's labels too."""
 
+    # What GpuPages makes of it, a template for each line, takes longer names as well.
     def _make_labels(self, attempt: int) -> list[bytes]:
         per_node = self._run.spec.cluster.gpus_per_node
-        targets = target_labels(self._run, attempt)
+        added = targets(self._run, attempt)
         return [
-            labels + b"," + targets[gpu // per_node]
+            labels + b"," + added[gpu // per_node]
             for gpu, labels in enumerate(super()._make_labels(attempt))
         ]
 
@@ -141,19 +135,19 @@ class Backfill:
             for name, labels, value, *_ in family.samples:
                 own = "".join(f'{key}="{escaped(word)}",' for key, word in labels.items())
                 told = floatToGoString(value)  # type: ignore[no-untyped-call]  # it has no types
-                yield f'{name}{{{own}instance="{JOB_INSTANCE}",job="{JOB}"}} {told}'.encode() + end
+                yield f'{name}{{{own}job="{JOB}",instance="{JOB_INSTANCE}"}} {told}'.encode() + end
 
     def _up(self, block: Telemetry, k: int, end: bytes) -> Iterator[bytes]:
         """Which targets answer."""
         yield from self._new(_UP)
         per_node, down = self._run.spec.cluster.gpus_per_node, set(block.nodes_down[k])
-        targets = target_labels(self._run, int(block.attempt[k]))
-        nodes: Iterable[int] = range(len(targets))
+        added = targets(self._run, int(block.attempt[k]))
+        nodes: Iterable[int] = range(len(added))
         if self._chosen is not None:
             nodes = sorted({gpu // per_node for gpu in self._chosen})
         for node in nodes:
-            yield b"up{%b} %d" % (targets[node], node not in down) + end
-        yield f'up{{instance="{JOB_INSTANCE}",job="{JOB}"}} 1'.encode() + end
+            yield b"up{%b} %d" % (added[node], node not in down) + end
+        yield f'up{{job="{JOB}",instance="{JOB_INSTANCE}"}} 1'.encode() + end
 
     def _new(self, declared: bytes) -> Iterator[bytes]:
         """A declaration, if the file has not got it yet."""

@@ -1,15 +1,14 @@
 """What the training frameworks tell their trackers: tags, axes, and when, by their own sources.
 
-| tag set | source |
-|---|---|
-| megatron | NVIDIA/Megatron-LM, megatron/training/training.py, training_log and evaluate_and_print_results |
-| torchtitan | pytorch/torchtitan, torchtitan/components/metrics.py |
-| hf | huggingface/transformers, trainer.py, trainer_utils.py and integrations/integration_utils.py |
-| nemo | NVIDIA/NeMo, nemo/lightning/pytorch; Lightning-AI, loggers and fit loop |
+- megatron: NVIDIA/Megatron-LM, megatron/training/training.py, training_log and
+  evaluate_and_print_results;
+- torchtitan: pytorch/torchtitan, torchtitan/components/metrics.py;
+- hf: huggingface/transformers, trainer.py, trainer_utils.py, integrations/integration_utils.py;
+- nemo: NVIDIA/NeMo, nemo/lightning/pytorch; Lightning-AI, loggers and loops/fit_loop.py.
 
 What a framework's log says too is said by the same formulas (see `dialects`). Left out is what no
 state stands behind: the largest loss among the ranks, times of the data loader.
-"""  # noqa: E501 - paths of sources
+"""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from ghosttrain.core.identity import host_name, nodes_per_rack
-from ghosttrain.core.timeline import physical_nodes
+from ghosttrain.exporters.prometheus.targets import JOB, target_labels
 
 if TYPE_CHECKING:
     from ghosttrain.core.run import Run
@@ -33,20 +32,11 @@ def groups(
         port: That of node 0, and of everything else.
         port_per_node: Whether node K answers on port + K.
     """
-    cluster = run.spec.cluster
-    per_rack = nodes_per_rack(run.spec.gpu, cluster)
-    physical = physical_nodes(run.timeline, cluster.nodes, attempt).tolist()
     found: list[Group] = []
-    for node in range(cluster.nodes):
-        labels = {
-            "__metrics_path__": "/metrics" if port_per_node else f"/node/{node}/metrics",
-            "job": "ghosttrain",
-            "instance": host_name(cluster, physical[node]),
-            "node": str(node),
-            "rack": str(node // per_rack),
-        }
+    for node, target in enumerate(target_labels(run, attempt)):
+        path = "/metrics" if port_per_node else f"/node/{node}/metrics"
         at = port + node if port_per_node else port
-        found.append({"targets": [f"{host}:{at}"], "labels": labels})
-    job = {"__metrics_path__": "/job/metrics", "job": "ghosttrain", "instance": f"{host}:{port}"}
+        found.append({"targets": [f"{host}:{at}"], "labels": {"__metrics_path__": path, **target}})
+    job = {"__metrics_path__": "/job/metrics", "job": JOB, "instance": f"{host}:{port}"}
     found.append({"targets": [f"{host}:{port}"], "labels": job})
     return found

@@ -106,17 +106,17 @@ class GpuPages:
     def _make_labels(self, attempt: int) -> list[bytes]:
         """For each GPU its labels, up to the closing brace, as a template has them."""
         spec, dialect = self._run.spec, self._dialect
-        cluster, product = spec.cluster, _escaped(spec.gpu.product_name)
+        cluster, product = spec.cluster, escaped(spec.gpu.product_name)
         physical = physical_nodes(self._run.timeline, cluster.nodes, attempt).tolist()
         slots = range(cluster.gpus_per_node)
         buses = [dcgm_pci_bus_id(spec.gpu, local) for local in slots]
-        driver = _escaped(cluster.driver)
+        driver = escaped(cluster.driver)
         names = (
             f'{{gpu="{local}",UUID="{gpu_uuid(cluster, node, local)}"'
             f',pci_bus_id="{buses[local]}",device="nvidia{local}",modelName="{product}"'
             f',{dialect.host_label}="{host}",DCGM_FI_DRIVER_VERSION="{driver}"'
             for node in physical
-            for host in (_escaped(host_name(cluster, node)),)
+            for host in (escaped(host_name(cluster, node)),)
             for local in slots
         )
         labels = [name.replace("%", "%%").encode() for name in names]
@@ -160,7 +160,7 @@ class GpuPages:
         tails = []
         for node in range(self._run.spec.cluster.nodes):
             words = {
-                key: _escaped(value).replace("%", "%%")
+                key: escaped(value).replace("%", "%%")
                 for key, value in self._attributes(fleet.attempt, node).items()
             }
             if is_xid:
@@ -272,6 +272,6 @@ def declared(metric: Metric, kind: str, *, openmetrics: bool) -> str:
     return f"# HELP {name} {about}\n# TYPE {name} {kind}\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A label's value."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
