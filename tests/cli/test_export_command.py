@@ -85,7 +85,7 @@ def test_formats_by_commas(text, names):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("label", "unknown format 'label': did you mean labels? there are jsonl, labels, "),
+        ("label", "unknown format 'label': did you mean labels? there are jsonl, megatron, "),
         ("jsonl,png", "unknown format 'png': there are jsonl"),
         (" , ", "names none"),
     ],

@@ -84,6 +84,27 @@ FORMATS = (
         is_checked=True,
     ),
     Format(
+        "megatron",
+        "the output of Megatron-LM (core_v0.17.0)",
+        "dialects.megatron:megatron_log",
+        file="megatron.log",
+        is_log=True,
+    ),
+    Format(
+        "deepspeed",
+        "the output of Megatron-DeepSpeed (DeepSpeed 0.16.9)",
+        "dialects.deepspeed:deepspeed_log",
+        file="deepspeed.log",
+        is_log=True,
+    ),
+    Format(
+        "nemo",
+        "the output of NeMo 2 (2.4.0)",
+        "dialects.nemo:nemo_log",
+        file="nemo.log",
+        is_log=True,
+    ),
+    Format(
         "labels",
         "what was wrong, when, where: one JSON row an incident",
         "labels:label_file",

@@ -67,14 +67,26 @@ class Program:
 
 
 def job_lines(
-    event: MessageLogged | WatchdogTimedOut, plan: Plan, seed: int, program: Program
+    event: MessageLogged | WatchdogTimedOut,
+    plan: Plan,
+    seed: int,
+    program: Program,
+    rank: int | None = None,
 ) -> list[str]:
-    """The lines of `event` in the job's output, none where it is told elsewhere."""
+    """The lines of `event` in the job's output, none where it is told elsewhere.
+
+    Args:
+        event: What is said.
+        plan: The run's.
+        seed: The run's.
+        program: What the tracebacks go through.
+        rank: Of those that write it, the one whose lines are wanted; the first where None.
+    """
     if isinstance(event, MessageLogged) and (
         event.message.startswith(_ELSEWHERE) or event.message in _OTHER_TRAINERS
     ):
         return []
-    raw = message_lines(event, plan, seed)
+    raw = message_lines(event, plan, seed, rank=rank)
     if isinstance(event, MessageLogged) and event.message is MessageKind.NODE_FAILED:
         raw = [line for line in raw if not line.startswith("[")]  # the controller has its own log
     raw = [line for line in raw if _LOADING not in line]
