@@ -71,7 +71,7 @@ _LARGEST_EXPONENT = 20  # of a perplexity
 _OWN = "/workspace/Megatron-DeepSpeed"
 _SITE = "/opt/venv/lib/python3.12/site-packages/deepspeed/runtime"
 _TRAINING = f"{_OWN}/megatron/training.py"
-# Lines of the trainer are those of a revision; of the engine, the release's.
+# Numbers of lines: the engine's are the release's, the trainer's of no particular revision.
 PROGRAM = Program(
     name="pretrain_gpt.py",
     main=(
