@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import re
@@ -14,7 +15,9 @@ import sys
 import httpx
 import pytest
 
+from ghosttrain.cli.common import new_parser, settle
 from ghosttrain.cli.main import main
+from ghosttrain.cli.serve import add_arguments, following
 from tests.serve.servers import JSON, ServeProcess
 from tests.terminal import ROOT
 
@@ -62,18 +65,22 @@ def test_control_is_open_to_this_machine(server):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_signals_end_it_soon_with_last_words(number, code):
-    with ServeProcess(*SMALL) as server:
-        at = server.wait_until_told()
-        with httpx.Client() as client:  # a connection that stays open
-            client.get(f"{at}/metrics")
-            got, taken_s, words = server.end(number)
-    assert got == code
-    assert taken_s < 0.3  # some 0.03 s on a quiet machine
-    assert re.fullmatch(
-        r"Interrupted at 2026-01-01 00:00:\d\d: Llama-3-8B on 16 × h100-sxm\."
-        r" Again: ghosttrain serve llama-3-8b .*--seed 3 .*\n",
-        words,
-    )
+    """Within 0.2 s; on a machine that is busy with other things, in one of three tries."""
+    taken = []
+    while len(taken) < 3 and not (taken and min(taken) < 0.2):
+        with ServeProcess(*SMALL) as server:
+            at = server.wait_until_told()
+            with httpx.Client() as client:  # a connection that stays open
+                client.get(f"{at}/metrics")
+                got, taken_s, words = server.end(number)
+        taken.append(taken_s)
+        assert got == code
+        assert re.fullmatch(
+            r"Interrupted at 2026-01-01 00:00:\d\d: Llama-3-8B on 16 × h100-sxm\."
+            r" Again: ghosttrain serve llama-3-8b .*--seed 3 .*\n",
+            words,
+        )
+    assert min(taken) < 0.2
 
 
 def test_injected_faults_are_in_the_command_that_has_it_again():
@@ -146,6 +153,35 @@ def test_a_missing_package_is_told(monkeypatch, capfd, module):
     told = capfd.readouterr().err
     assert module.partition(".")[0] in told
     assert "pip install 'ghosttrain[serve]'" in told
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = new_parser("serve", "", ())
+    add_arguments(parser)
+    args = parser.parse_args([*SMALL, *words])
+    args.words = list(words)
+    settle(args, watched=False)
+    return args
+
+
+def test_runs_follow_one_another_with_the_next_seed():
+    args = parsed("--runs", "2")
+    next_run = following(args)
+    run = next_run()
+    assert run is not None
+    assert (run.seed, args.seed) == (4, 4)
+    assert next_run() is None
+    assert parsed("--runs", "loop").runs is None
+
+
+def test_a_next_run_that_cannot_be_leaves_the_last_one(tmp_path, capfd):
+    args = parsed()
+    next_run = following(args)
+    args.spec = str(tmp_path / "gone.toml")
+    assert next_run() is None
+    assert next_run() is None
+    assert args.seed == 3
+    assert capfd.readouterr().err.count("there is no next run") == 1
 
 
 def test_elsewhere_than_on_loopback_control_needs_a_token_that_is_told():

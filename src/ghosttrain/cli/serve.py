@@ -175,22 +175,24 @@ def collector_of(args: argparse.Namespace) -> Collector:
 
     metrics = chosen_metrics(args.metrics, known_metrics())
     dialect = Dialect.of(args.dcgm_exporter or RELEASED, args.mapping)
-    live = LiveRun(a_run(args), speed=args.speed, next_run=following(args))
+    live = LiveRun(a_run(args, args.seed), speed=args.speed, next_run=following(args))
     if args.at:
         live.seek(moment(live, args.at))
     return Collector(live, metrics, dialect, interval_s=args.collect_interval)
 
 
-def a_run(args: argparse.Namespace) -> Run:
-    """The run of the present seed."""
+def a_run(args: argparse.Namespace, seed: int) -> Run:
+    """The run that is asked for, with a seed."""
     from ghosttrain.core.run import simulate
     from ghosttrain.inputs.request import resolve
 
-    return simulate(resolve(request_from_args(args), args.seed), args.seed)
+    return simulate(resolve(request_from_args(args), seed), seed)
 
 
 def following(args: argparse.Namespace) -> Callable[[], Run | None]:
     """What gives the next run, with the next seed, as long as there is to be one."""
+    from ghosttrain.core.errors import GhosttrainError
+
     left = (args.runs or sys.maxsize) - 1
 
     def next_run() -> Run | None:
@@ -198,8 +200,15 @@ def following(args: argparse.Namespace) -> Callable[[], Run | None]:
         if left <= 0:
             return None
         left -= 1
-        args.seed = (args.seed + 1) % (LARGEST_SEED + 1)
-        return a_run(args)
+        seed = (args.seed + 1) % (LARGEST_SEED + 1)
+        try:
+            run = a_run(args, seed)
+        except GhosttrainError as error:  # such as a file that is gone: what is there stays
+            complain(f"ghosttrain: there is no next run: {error}")
+            left = 0
+            return None
+        args.seed = seed
+        return run
 
     return next_run
 
