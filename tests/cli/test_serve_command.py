@@ -66,7 +66,7 @@ def test_control_is_open_to_this_machine(server):
 )
 def test_signals_end_it_soon_with_last_words(number, code):
     """Within 0.2 s; on a machine that is busy with other things, in one of three tries."""
-    taken = []
+    taken: list[float] = []
     while len(taken) < 3 and not (taken and min(taken) < 0.2):
         with ServeProcess(*SMALL) as server:
             at = server.wait_until_told()
