@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ghosttrain.cli.main import main
 from ghosttrain.core.errors import InputFileError, SpecError, WorldError
 from ghosttrain.exporters import driver, workspace
 from ghosttrain.exporters.asking import asked_of, duration_words, moment_of, ranks_of
@@ -173,9 +174,17 @@ def test_windows_of_a_log_add_up(tmp_path):
         lines = (tmp_path / str(a) / "events.jsonl").read_bytes().splitlines()
         head = json.loads(lines[0])
         assert (head["event"], head["simulated"], head["seed"]) == ("run_started", True, 3)
+        assert head.get("from_s", 0.0) == a
+        assert main(["check", str(tmp_path / str(a) / "events.jsonl")]) == 0
         rows += lines if a == 0 else lines[1:]
     export(Asked(RUN), tmp_path / "whole", formats_of("jsonl"))
     assert (tmp_path / "whole" / "events.jsonl").read_bytes().splitlines() == rows
+
+
+def test_a_log_of_nothing_says_what_run_it_is_of(tmp_path):
+    export(Asked(RUN, start_s=100.001, stop_s=100.002), tmp_path, formats_of("jsonl"))
+    (line,) = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert json.loads(line)["from_s"] == 100.001
 
 
 # Savepoints.

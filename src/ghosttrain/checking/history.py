@@ -305,15 +305,12 @@ class History:
             line=run.line,
             runs=self.runs + 1,
             steps_seen=self.steps_seen,
-            began=run.time if math.isfinite(run.time.value) else None,
             is_open=True,
-            time=run.time,
-            idle_since=run.time,
-            attempt=1,
-            step=0,
-            saves=[],
-            ranks_detected=0,
         )
+        if not run.is_in_midrun:
+            fresh.began = run.time if math.isfinite(run.time.value) else None
+            fresh.time = fresh.idle_since = run.time
+            fresh.attempt, fresh.step, fresh.saves, fresh.ranks_detected = 1, 0, [], 0
         for name in fresh.__slots__:
             setattr(self, name, getattr(fresh, name))
 

@@ -487,6 +487,7 @@ class JsonlReader:
             Value(float(time), _HALF) if _is_number(time) else Value(math.nan),
             says_simulated=says is True,
             schema=schema if isinstance(schema, str) else "",
+            is_in_midrun=_is_number(row.get("from_s")) and row["from_s"] > 0,
         )
 
 

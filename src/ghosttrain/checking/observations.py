@@ -114,6 +114,7 @@ class RunBegan:
     time: Value
     says_simulated: bool | None = None
     schema: str | None = None
+    is_in_midrun: bool = False  # it began before: the rows that follow are those of a window
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -52,22 +52,24 @@ class JsonlWriter:
     Args:
         started: The run, where its events may begin in the middle of it: the first row is of it
             then too, with the time at which the run began.
+        from_s: Where they begin then.
     """
 
-    def __init__(self, started: RunStarted | None = None) -> None:
+    def __init__(self, started: RunStarted | None = None, from_s: float = 0.0) -> None:
         self._plan: Plan | None = None
         self._signals: SignalSource | None = None
         self._form: Form | None = None
         self._scratch = Scratch()
         self._started = started
+        self._from_s = from_s
 
-    def __getstate__(self) -> tuple[RunStarted | None, Plan | None]:
+    def __getstate__(self) -> tuple[RunStarted | None, float, Plan | None]:
         """What it is made of; the source of signals has caches that cannot be saved."""
-        return self._started, self._plan
+        return self._started, self._from_s, self._plan
 
-    def __setstate__(self, state: tuple[RunStarted | None, Plan | None]) -> None:
+    def __setstate__(self, state: tuple[RunStarted | None, float, Plan | None]) -> None:
         """Be as saved."""
-        self._started, self._plan = state
+        self._started, self._from_s, self._plan = state
         self._signals = None if self._plan is None else SignalSource(self._plan)
         self._form = None if self._plan is None else form_of(self._plan)
         self._scratch = Scratch()
@@ -78,10 +80,10 @@ class JsonlWriter:
 
     def accept_all(self, events: Sequence[Event]) -> bytes:
         """The lines of events in their order; steps are written together, whatever is between."""
-        started, self._started = self._started, None
-        if started is not None and events and not isinstance(events[0], RunStarted):
-            events = [started, *events]
-        lines: list[bytes] = []
+        if not events:
+            return b""
+        lines = [b"" if isinstance(events[0], RunStarted) else self._head()]
+        self._started = None
         batches = [event for event in events if isinstance(event, StepsCompleted)]
         steps: StepLines | None = None
         written, done = 0, 0  # positions among all their steps
@@ -102,19 +104,30 @@ class JsonlWriter:
             lines.append(steps.part(written, done))
         return b"".join(lines)
 
+    def _head(self) -> bytes:
+        """The first row of events that begin in the middle of a run, until they have begun."""
+        started, self._started = self._started, None
+        if started is None:
+            return b""
+        self._begin(started)
+        return _line(run_row(started) | {"from_s": self._from_s})
+
+    def _begin(self, started: RunStarted) -> None:
+        self._plan, self._signals = started.plan, SignalSource(started.plan)
+        self._form = form_of(started.plan)
+
     def _other(self, event: Event) -> bytes:
         """The line of an event that is no steps."""
         if isinstance(event, RunStarted):
-            self._plan, self._signals = event.plan, SignalSource(event.plan)
-            self._form = form_of(event.plan)
+            self._begin(event)
             return _line(run_row(event))
         if isinstance(event, FleetSampled):
             return self._fleet(event.samples, 0)
         return _line(event_row(event))
 
     def close(self) -> bytes:
-        """Nothing: every line has been given."""
-        return b""
+        """What run it is of, if nothing happened; else every line has been given."""
+        return self._head()
 
     def _samples(self, event: StepsCompleted) -> Iterator[tuple[int, list[bytes]]]:
         """Positions of steps at which samples were taken, and the lines of those."""
@@ -176,7 +189,7 @@ def event_row(event: Event) -> dict[str, Any]:
 
 def jsonl_log(asked: Asked) -> JsonlWriter:
     """What makes the log."""
-    return JsonlWriter(RunStarted(0.0, asked.run.seed, asked.run.plan))
+    return JsonlWriter(RunStarted(0.0, asked.run.seed, asked.run.plan), asked.start_s)
 
 
 def _signs(signs: tuple[tuple[str, int, int], ...]) -> str:
