@@ -38,7 +38,7 @@ NAME = re.compile(r"wandb/offline-run-(\d{8}_\d{6})-([0-9a-z]{8})/run-\2\.wandb"
 def payloads(data: bytes) -> list[bytes]:
     """The records of a log, by LevelDB's own description of the format."""
     assert data[:7] == b":W&B" + struct.pack("<HB", 0xBEE1, 0)
-    at, found, parts = 7, [], b""
+    at, found, parts, is_open = 7, [], b"", False
     while at < len(data):
         left = BLOCK - at % BLOCK
         if left < 7:
@@ -49,13 +49,13 @@ def payloads(data: bytes) -> list[bytes]:
         part = data[at + 7 : at + 7 + length]
         assert length <= left - 7
         assert checksum == zlib.crc32(bytes([kind]) + part)
-        assert (kind in (1, 2)) == (not parts)
-        parts += part
-        if kind in (1, 4):
+        assert (kind in (1, 2)) is not is_open
+        parts, is_open = parts + part, kind in (2, 3)
+        if not is_open:
             found.append(parts)
             parts = b""
         at += 7 + length
-    assert not parts
+    assert not is_open
     return found
 
 
@@ -182,6 +182,9 @@ def test_a_window_has_the_rows_that_the_whole_run_has_in_it(share):
         for row, of_whole in zip(rows[:1], of_all, strict=False):
             # The window may begin when some of its step's values have been told already.
             assert items(row.item).items() <= items(of_whole.item).items()
+        stats = [r.stats for r in records(data) if r.HasField("stats")]
+        of_all = [r.stats for r in records(whole()[name]) if r.HasField("stats")]
+        assert stats == of_all[len(of_all) - len(stats) :]
 
 
 class Server(ThreadingHTTPServer):

@@ -16,7 +16,12 @@ EVERY_S = 30.0
 
 
 def exported(
-    exporter: Any, run: Run, cuts: tuple[float, ...], *, pickled: bool = False
+    exporter: Any,
+    run: Run,
+    cuts: tuple[float, ...],
+    *,
+    pickled: bool = False,
+    every_s: float = EVERY_S,
 ) -> dict[str, bytes]:
     """The files of the windows between `cuts`; `pickled`: the exporter is, between any two."""
     files: dict[str, bytes] = defaultdict(bytes)
@@ -26,8 +31,8 @@ def exported(
         for event in run.events(start_s, stop_s):
             for name, data in exporter.accept(event):
                 files[name] += data
-        moments = np.arange(np.ceil(start_s / EVERY_S), 1 + run.end_s // EVERY_S) * EVERY_S
-        moments = moments[moments < stop_s]
+        moments = np.arange(np.ceil(start_s / every_s), 1 + run.end_s // every_s) * every_s
+        moments = moments[(start_s <= moments) & (moments < stop_s)]
         if len(moments) and hasattr(exporter, "fields"):
             for name, data in exporter.sample(run.telemetry(moments, exporter.fields)):
                 files[name] += data

@@ -99,8 +99,9 @@ class FileStore:
     def _gpu_metrics(self, block: Telemetry, k: int) -> dict[str, float]:
         """What MLflow's monitor reads of the GPUs of the first node at moment `k`."""
         columns, lost = block.columns, set(block.lost[k])
+        cluster = self._run.spec.cluster
         values: dict[str, float] = {}
-        for gpu in range(self._run.spec.cluster.gpus_per_node):
+        for gpu in range(min(cluster.gpus_per_node, cluster.gpus)):
             if gpu in lost:
                 continue
             util, power_w, limit_w, *memory = (float(columns[name][k, gpu]) for name in _FIELDS)

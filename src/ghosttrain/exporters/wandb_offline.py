@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-from ghosttrain.core.events import Event, RunAborted, RunFinished, RunRestarted, StepsCompleted
+from ghosttrain.core.events import (
+    Event,
+    Phase,
+    RunAborted,
+    RunFinished,
+    RunRestarted,
+    StepsCompleted,
+)
 from ghosttrain.core.units import MIB
 from ghosttrain.exporters.scalars import caught_up
 from ghosttrain.exporters.tag_sets import framework_of, tag_set
@@ -216,12 +223,14 @@ class OfflineRuns:
 
     def sample(self, block: Telemetry) -> Iterable[Chunk]:
         """What a block of telemetry adds."""
-        per_node = self._run.spec.cluster.gpus_per_node
-        first = self._launches[0].rank // per_node * per_node
+        cluster = self._run.spec.cluster
+        first = self._launches[0].rank // cluster.gpus_per_node * cluster.gpus_per_node
+        of_node = range(first, min(first + cluster.gpus_per_node, cluster.gpus))
         for k, time_s in enumerate(block.time_s.tolist()):
             lost = set(block.lost[k])
-            gpus = [gpu for gpu in range(first, first + per_node) if gpu not in lost]
-            self._merge.put(_TELEMETRY, time_s, _gpu_stats(block, k, gpus, first))
+            gpus = [gpu for gpu in of_node if gpu not in lost]
+            if self._run.span_at(time_s).phase is not Phase.DOWN:  # else nobody is there to look
+                self._merge.put(_TELEMETRY, time_s, _gpu_stats(block, k, gpus, first))
             self._merge.passed(_TELEMETRY, time_s)
         return self._written(all_of_them=False)
 
@@ -244,7 +253,7 @@ class OfflineRuns:
                     yield from self._begin(self._launch)
                     assert self._open is not None
                     yield self._open.file, self._open.history(item)
-                case _ if self._launch:  # between two launches nobody is there to read them
+                case _ if self._launch:  # not behind the end
                     yield from self._begin(self._launch)
                     assert self._open is not None
                     yield self._open.file, self._open.stats(time_s, item)
