@@ -27,7 +27,9 @@ def test_windows_of_any_run_add_up(name, data, seed):
     every_s = max(30.0, float(run.end_s // 40))
     shares = data.draw(st.lists(st.floats(0.0, 1.0), max_size=3))
     cuts = (0.0, *sorted(share * run.end_s for share in shares), float("inf"))
-    asked = Asked(run, every_s=every_s, log_interval=data.draw(st.sampled_from((1, 7, 10))))
+    some = tuple(range(0, run.spec.cluster.gpus, 1 + run.spec.cluster.gpus // 10))
+    log_interval = data.draw(st.sampled_from((1, 7, 10)))
+    asked = Asked(run, every_s=every_s, log_interval=log_interval, gpus=some)
     whole = exported(EXPORTERS[name].exporter(asked), run, (0.0, float("inf")), every_s=every_s)
     parts = exported(EXPORTERS[name].exporter(asked), run, cuts, every_s=every_s)
     assert parts == whole
