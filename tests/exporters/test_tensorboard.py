@@ -22,6 +22,7 @@ from ghosttrain.core.events import StepsCompleted, ValidationCompleted, join_ste
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Faults
 from ghosttrain.exporters.dialects.hf_history import filtered_sum
+from ghosttrain.exporters.dialects.megatron import megatron_log
 from ghosttrain.exporters.dialects.torchtitan import torchtitan_log
 from ghosttrain.exporters.formats import EXPORTERS
 from ghosttrain.exporters.tag_sets import FRAMEWORKS, Framework
@@ -40,6 +41,10 @@ NAME = re.compile(
     r"events\.out\.tfevents\.(\d{10})\.([a-z]+-\d{4})\.(\d+)\.0"
 )
 STEP_LINE = re.compile(r" step: +(\d+)  loss: +(\S+) .*memory: +(\S+)GiB.*tps: (\S+) .*mfu: (\S+)%")
+MEGATRON_LINE = re.compile(
+    r" iteration +(\d+)/.* per iteration \(ms\): (\S+) \|.*GPU\): (\S+) \| learning rate: (\S+) \|"
+    r".* grad norm: (\S+) \|"
+)
 Told = dict[str, list[tuple[int, float, float]]]  # step, unix time, value
 
 
@@ -329,3 +334,25 @@ def test_the_log_of_torchtitan_says_the_same():
     for step, words in found.items():
         loss, gib, tps, mfu = (column[step] for column in columns)
         assert words == (f"{loss:.5f}", f"{gib:.2f}", f"{round(tps):,}", f"{mfu:.2f}")
+
+
+def test_the_log_of_megatron_says_the_same():
+    run = faulty_run()
+    log = megatron_log(Asked(run))
+    text = b"".join(map(log.accept, run.events(0.0, float("inf")))).decode()
+    found = {int(match[1]): match.groups()[1:] for match in MEGATRON_LINE.finditer(text)}
+    by_tag: Told = defaultdict(list)
+    for data in whole("megatron").values():
+        for tag, values in told(data).items():
+            by_tag[tag] += values
+    tags = ("iteration-time", "throughput", "learning-rate", "grad-norm")
+    columns = [{step: value for step, _, value in by_tag[tag]} for tag in tags]
+    logged = sorted(set(found) & set(columns[0]))
+    assert len(logged) > 10
+    for step in logged:
+        time_s, tflops, rate, norm = (column[step] for column in columns)
+        said = (f"{1000 * time_s:.1f}", f"{tflops:.1f}", f"{rate:.6E}", f"{norm:.3f}")
+        # Told as 32-bit floats: the last digit of a log may be the other one.
+        assert [float(word) for word in found[step]] == pytest.approx(
+            [float(word) for word in said], rel=2e-6, abs=1e-3
+        )

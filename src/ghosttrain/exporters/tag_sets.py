@@ -33,6 +33,7 @@ from ghosttrain.core.spec import LOW_PRECISIONS
 from ghosttrain.core.units import TERA
 from ghosttrain.exporters.dialects.hf_history import Entry, TrainerHistory
 from ghosttrain.exporters.dialects.launches import launch_of
+from ghosttrain.exporters.dialects.megatron_model import flops_per_step
 from ghosttrain.exporters.dialects.torchtitan_facts import TitanFacts
 from ghosttrain.exporters.dialects.torchtitan_start import metrics_begin_s
 from ghosttrain.exporters.scalars import (
@@ -87,16 +88,16 @@ class MegatronTags:
 
     A step whose loss is no number is skipped: of it neither loss nor norm are told. Iteration time
     and throughput (as with --log-timers-to-tensorboard and --log-throughput) are means over the
-    log interval, whose clock stands still during validations and saves.
+    log interval, whose clock stands still during validations and saves; FLOPs are by Megatron's own
+    formula, as in its log.
     """
 
     def __init__(self, run: Run, every: int) -> None:
-        plan = run.plan
+        recipe = run.spec.recipe
         self.steps_back = 2 * every
-        self._samples = plan.spec.recipe.global_batch_size
-        self._is_fp16 = plan.spec.recipe.precision == "fp16"
-        tokens = plan.spec.recipe.tokens_per_step
-        self._tflop_per_gpu = tokens * plan.flops_per_token / TERA / plan.layout.world_size
+        self._samples = recipe.global_batch_size
+        self._is_fp16 = recipe.precision == "fp16"
+        self._tflop_per_gpu = flops_per_step(run.plan) / run.spec.cluster.gpus / TERA
         self._log = IntervalLog(every)
 
     def accept(self, event: Event) -> Sequence[Scalars]:
