@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from ghosttrain.exporters.prometheus.job import Playing
+from ghosttrain.serve.collection import Wanted
 from tests.serve.servers import JSON, Serving, raw, run_with, serving
 
 GPU_OFF_S = 200.0
@@ -226,6 +227,24 @@ def test_a_port_for_each_node():
         ]
         assert {g["labels"]["__metrics_path__"] for g in nodes} == {"/metrics"}
         assert "ghosttrain_phase" in found.get("/job/metrics").text
+
+
+def test_a_packed_page_is_of_the_collection_it_was_asked_of(monkeypatch):
+    """Also where drawing it takes longer than a collection lasts."""
+    with serving(interval_s=1.0) as found:
+        collector = found.collector
+        made = collector._made
+
+        def slowly(now, wanted):
+            page = made(now, wanted)
+            found.clock.pass_(5.0)
+            return page
+
+        monkeypatch.setattr(collector, "_made", slowly)
+        now = collector.collection()
+        packed = collector.page(Wanted("all", packed=True))
+        assert packed is not None
+        assert gzip.decompress(b"".join(packed.pieces)) == b"".join(now.pages[Wanted("all")].pieces)
 
 
 def test_a_large_body_is_refused_and_read(quiet: Serving):

@@ -147,6 +147,9 @@ def at_100_s():
         (b'{"inject": "gpu-off-bus@10s"}', "in the past"),
         (b'{"inject": "/etc/passwd"}', "files are not read"),
         (b'{"inject": "x.toml"}', "files are not read"),
+        # One order cannot be: none of them is followed.
+        (b'{"seek": 50, "speed": 9, "pause": true, "inject": "gpu-off-bus@1s"}', "in the past"),
+        (b'{"inject": "gpu-off-bus:3,gpu-off-bus@10s"}', "in the past"),
     ],
 )
 def test_what_makes_no_sense_is_told_and_changes_nothing(at_100_s, body, words):

@@ -64,7 +64,7 @@ def test_readers_that_do_not_read_cost_little_and_hold_nobody_up(large: Serving)
         begun = time.perf_counter()
         assert large.get("/healthz").text == "ok\n"
         assert len(large.get("/metrics").content) == page
-        assert time.perf_counter() - begun < 2
+        assert time.perf_counter() - begun < 8, "those who do not read are cut off after 10 s"
         grown = resident_bytes() - before
     # 100 copies of the page would be 300 MB; each holds a part of it and what the socket takes.
     assert grown < 100 * page / 4

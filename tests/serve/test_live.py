@@ -132,18 +132,28 @@ def test_without_a_next_run_the_end_stays():
     assert live.move().time_s == pytest.approx(20.0)
 
 
-def test_injected_faults_leave_the_past_and_are_all_there_or_none():
+def test_injected_faults_leave_the_past():
     live, clock, _ = live_at()
     clock.pass_(150)
     live.move()
-    kind = catalog.fault_kind("gpu-off-bus")
-    late = InjectedFault(kind, at_s=10.0)
-    before = live.run
-    with pytest.raises(SpecError, match="in the past"):
-        live.inject((InjectedFault(kind, gpu=3), late))
-    assert live.run is before
-    live.inject((InjectedFault(kind, gpu=3),))
+    live.inject((InjectedFault(catalog.fault_kind("gpu-off-bus"), gpu=3),))
     (incident,) = live.run.timeline.incidents
     assert incident.time_s == pytest.approx(150)
     assert incident.gpu == 3
     assert live.move().time_s == 150
+    assert live.injected
+
+
+def test_what_was_done_can_be_undone():
+    live, clock, _ = live_at()
+    clock.pass_(150)
+    playing, before = live.move(), live.state()
+    live.seek(live.run.end_s)
+    live.seek(200)
+    live.change_speed(7)
+    live.inject((InjectedFault(catalog.fault_kind("gpu-off-bus"), gpu=3),))
+    live.pause(True)
+    live.restore(before)
+    assert live.state() == before
+    assert live.move() == playing
+    assert not live.injected

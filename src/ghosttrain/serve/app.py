@@ -113,7 +113,7 @@ class Faces:
         if not self._port_per_node:
             return await self._page(request, "all")
         server = request.scope.get("server") or ("", self._port)
-        return await self._page(request, int(server[1]) - self._port)
+        return await self._of_node(request, int(server[1]) - self._port)
 
     async def job_metrics(self, request: Request) -> Response:
         """The job alone."""
@@ -121,7 +121,9 @@ class Faces:
 
     async def node_metrics(self, request: Request) -> Response:
         """One node."""
-        node = request.path_params["node"]
+        return await self._of_node(request, request.path_params["node"])
+
+    async def _of_node(self, request: Request, node: int) -> Response:
         nodes = self._collector.live.run.spec.cluster.nodes
         if not 0 <= node < nodes:
             raise HTTPException(404, f"there is no node {node}: there are 0 to {nodes - 1}")

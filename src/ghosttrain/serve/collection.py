@@ -101,34 +101,39 @@ class Collector:
     def page(self, wanted: Wanted) -> Page | None:
         """A page of the present collection, None for a node that is down."""
         with self._lock:
-            now = self.collection()
-            if isinstance(wanted.part, int) and wanted.part in now.moment.down:
-                return None
-            page = now.pages.get(wanted)
-            if page is None:
-                page = self._made(now, wanted)
-                now.pages[wanted] = page
-                while len(now.pages) > KEPT_PAGES:
-                    now.pages.popitem(last=False)
-            return page
+            return self._page_of(self.collection(), wanted)
 
     def change(self, act: Callable[[LiveRun], None]) -> Collection:
         """Act on the run, and collect anew: what has been asked for shows at once.
 
-        All of it is done at one moment.
+        All of it is done at one moment, or nothing.
         """
         with self._lock:
             self.live.move()
+            before = self.live.state()
             try:
                 act(self.live)
-            finally:
-                self._last = None
+            except BaseException:
+                self.live.restore(before)
+                raise
+            self._last = None
             return self.collection()
+
+    def _page_of(self, now: Collection, wanted: Wanted) -> Page | None:
+        """A page of a collection, from those that are kept if it is there."""
+        if isinstance(wanted.part, int) and wanted.part in now.moment.down:
+            return None
+        page = now.pages.get(wanted)
+        if page is None:
+            page = now.pages[wanted] = self._made(now, wanted)
+            while len(now.pages) > KEPT_PAGES:
+                now.pages.popitem(last=False)
+        return page
 
     def _made(self, now: Collection, wanted: Wanted) -> Page:
         if wanted.packed:
-            plain = self.page(wanted._replace(packed=False))
-            assert plain is not None
+            plain = self._page_of(now, wanted._replace(packed=False))
+            assert plain is not None  # whoever asked knows that the node answers
             if plain.size < PACKED_FROM_BYTES:
                 return plain
             return Page(tuple(_gathered(_packed(plain.pieces))), packed=True)

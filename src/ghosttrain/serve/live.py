@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ghosttrain.core.errors import SpecError
 from ghosttrain.exporters.prometheus.job import Playing
@@ -13,11 +13,24 @@ from ghosttrain.playback import Player
 if TYPE_CHECKING:
     from ghosttrain.core.run import Run
     from ghosttrain.core.spec import InjectedFault
+    from ghosttrain.playback import Speed
 
 # How long the end of a run is shown before the next begins: two scrapes at the usual 15 s, so that
 # every scraper sees it.
 END_SHOWN_S = 30.0
 FASTEST = 1e6  # run seconds per wall second: a run of a week in less than a wall second
+
+
+class State(NamedTuple):
+    """What can be done to a live run, and undone."""
+
+    run: Run
+    position_s: float
+    finished: bool
+    speed: Speed
+    paused: bool
+    injected: bool
+    ended_at: float
 
 
 class LiveRun:
@@ -123,20 +136,28 @@ class LiveRun:
             raise SpecError(f"{time_s:,.3f} s: the run goes from 0 to {self.run.end_s:,.3f} s")
         self._player.seek(time_s)
 
+    def state(self) -> State:
+        """What `restore` puts back."""
+        player = self._player
+        changing = player.run, player.position_s, player.finished, player.speed, player.paused
+        return State(*changing, self.injected, self._ended_at)
+
+    def restore(self, state: State) -> None:
+        """Be as at a `state()` of the present run."""
+        player = self._player
+        player.run, player.position_s, player.finished = state.run, state.position_s, state.finished
+        player.speed, player.paused = state.speed, state.paused
+        self.injected, self._ended_at = state.injected, state.ended_at
+
     def inject(self, faults: tuple[InjectedFault, ...]) -> None:
-        """Have faults strike the run from here on: all of them, or none.
+        """Have faults strike the run from here on.
 
         Raises:
             SpecError: If one lies in the past, or the run cannot have it.
         """
-        before = self._player.run
-        try:
-            for fault in faults:
-                self._player.inject(fault)
-        except BaseException:
-            self._player.run = before
-            raise
-        self.injected = True
+        for fault in faults:
+            self._player.inject(fault)
+            self.injected = True
 
     def _advance(self, now: float) -> None:
         """Move the position by the wall time that has passed since it last moved."""
