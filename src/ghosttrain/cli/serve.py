@@ -118,15 +118,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Serve until told to end."""
-    args.watched = is_terminal()
+    from ghosttrain.core.errors import WorldError
+    from ghosttrain.views.show.terminal import Terminal, write_all
+
     until = time.monotonic() + args.exit_after if args.exit_after else None
     refuse_missing_packages()
-    settle(args, watched=args.watched)
+    terminal = Terminal.of(1)
+    settle(args, watched=terminal.is_tty)
     collector = collector_of(args)
     server = server_of(args, collector)
     try:
         server.start()
-        print(told(args, server.port, collector), flush=True)
+        write_all(terminal.fd, terminal.encode(told(args, server.port, collector)))
         server.wait(None if until is None else max(0.0, until - time.monotonic()))
     except Interrupted as interrupted:  # the server's thread ends with the process
         complain(last_words(args, collector.live))
@@ -134,6 +137,8 @@ def execute(args: argparse.Namespace) -> int:
         gc.freeze()  # to look through all objects once more would take longer than all of the rest
         raise
     server.stop()
+    if until is None:
+        raise WorldError("the server has ended by itself")
     return 0
 
 
@@ -261,7 +266,7 @@ def told(args: argparse.Namespace, first: int, collector: Collector) -> str:
         lines.append(f"Control needs the token: Authorization: Bearer {args.token}")
     lines.append(f"Again: {again(args, 'serve')}")
     lines.append("Ctrl-C ends it.")
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def last_words(args: argparse.Namespace, live: LiveRun) -> str:
@@ -288,14 +293,6 @@ def with_injected(args: argparse.Namespace, live: LiveRun) -> argparse.Namespace
             words.append(word)
     faults = ",".join(fault_words(live.run.spec.faults))
     return Namespace(**vars(args) | {"words": [*words, "--faults", faults]})
-
-
-def is_terminal() -> bool:
-    """Whether somebody watches."""
-    try:
-        return sys.stdout is not None and sys.stdout.isatty()
-    except ValueError:  # closed
-        return False
 
 
 def port(text: str) -> int:
