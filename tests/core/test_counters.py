@@ -177,6 +177,21 @@ def test_time_too_hot_is_the_share_of_moments_with_that_reason():
     assert np.delete(share, np.s_[16:24]).max() == 0
 
 
+def test_where_effects_overlap_time_is_counted_once():
+    both = (
+        fault("fan-failure", 600.0, severity=1.2, duration_s=1500.0),
+        fault("hot-inlet", 600.0, severity=28.0, duration_s=1500.0),
+        fault("straggler-gpu", 600.0, severity=0.15),
+    )
+    run = struck(*both)
+    times = np.linspace(300.0, 2300.0, 401)
+    names = ["thermal_violation_ns", "power_violation_ns"]
+    for name, column in run.telemetry(times, names).columns.items():
+        rate = np.diff(column, axis=0) / 1e9 / (times[1] - times[0])
+        assert rate.min() >= 0, name
+        assert rate.max() <= 1 + 1e-6, name
+
+
 # A planted error in a law is found.
 
 

@@ -7,7 +7,7 @@ of time at the power limit, share of time too hot.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.counters.moments import summed
+from ghosttrain.core.counters.spans import POWER_LEVELS, between, training_level
 from ghosttrain.core.events import Phase
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.laws.faults import APART_EFFECTS, HEAT_EFFECTS, ActiveEffect, waiting_level
@@ -116,10 +117,25 @@ class ApartSums:
         if effect.effect == "power-cap":
             limit_w = (1 - effect.stretch_level(span.start_s)) * gpu.tdp_w
             watts = watts - mean_cut(mean, sd, limit_w)
-        at_limit = share_at_limit(mean, sd, limit_w)
-        at_limit -= share_at_limit(gpu.loaded_idle_w + usual * dynamic, sd, gpu.tdp_w)
-        too_hot = np.full(effect.gpus, float(effect in self.throttling(span)))
+        at_limit = share_at_limit(mean, sd, limit_w) - self._usually_at_limit(dynamic, sd, span)
+        hot = self.throttling(span)
+        too_hot = np.full(effect.gpus, float(effect in hot))
+        # Where several hold, the last one tells: shares of one time do not add up.
+        later = self.timeline.effects_of(span)
+        later = later[later.index(effect) + 1 :]
+        at_limit[_covered(effect, (e for e in later if e.effect in APART_EFFECTS))] = 0.0
+        too_hot[_covered(effect, (e for e in later if e in hot))] = 0.0
         return np.array([watts, at_limit, too_hot])
+
+    def _usually_at_limit(self, dynamic: F64, sd: F64, span: Span) -> F64:
+        """Share at the limit that is counted for all GPUs alike in a span."""
+        gpu = self.plan.spec.gpu
+        low, share = between(np.array([training_level(span)]))
+        below, above = (
+            share_at_limit(gpu.loaded_idle_w + POWER_LEVELS[at] * dynamic, sd, gpu.tdp_w)
+            for at in (low[0], low[0] + 1)
+        )
+        return np.asarray((1 - share[0]) * below + share[0] * above)
 
     def throttling(self, span: Span) -> list[ActiveEffect]:
         """Effects that make GPUs so hot in a training span that they lower their clock."""
@@ -167,6 +183,15 @@ class ApartSums:
             at = bisect_right(apart.spans, index) - 1
             if at >= 0 and apart.spans[at] == index:
                 yield apart.effect, apart.rates[at]
+
+
+def _covered(effect: ActiveEffect, others: Iterable[ActiveEffect]) -> NDArray[np.bool_]:
+    """Which GPUs of an effect others sit at too, shape (GPUs,)."""
+    covered = np.zeros(effect.gpus, np.bool_)
+    for other in others:
+        first = other.first_gpu - effect.first_gpu
+        covered[max(0, first) : max(0, first + other.gpus)] = True
+    return covered
 
 
 def gpus_of(effect: ActiveEffect) -> slice:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,8 @@ from ghosttrain.core.timeline import Timeline
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+_EDGE_S: Final = 1e-3  # what a GPU counts in it is more than any rounding
+
 
 class CounterSource:
     """Computes the counters of one run; each takes moments of one span and gives (K, G)."""
@@ -28,7 +32,8 @@ class CounterSource:
     def __init__(
         self, plan: Plan, timeline: Timeline, fleet: FleetSource, signals: SignalSource
     ) -> None:
-        self.plan, self.fleet, self.signals = plan, fleet, signals
+        self.plan, self.timeline = plan, timeline
+        self.fleet, self.signals = fleet, signals
         self.gpus = plan.spec.cluster.gpus
         self.spans = SpanSums(plan, timeline, fleet, signals)
         self.apart = ApartSums(plan, timeline, fleet, signals)
@@ -38,6 +43,9 @@ class CounterSource:
 
     def energy_mj(self, at: Moments) -> I64:
         """Energy since the driver was loaded: the integral of the mean power."""
+        return self._joined(at, self._energy_mj)
+
+    def _energy_mj(self, at: Moments) -> I64:
         since, steps = self.spans.inside(at)
         dynamic, cut, _ = self._dynamic(at.span.attempt)
         sums, begun = self.spans.sums, self.boots.since(at.span.attempt)
@@ -59,11 +67,32 @@ class CounterSource:
 
     def power_violation_ns(self, at: Moments) -> I64:
         """Time with the clock held down by the power limit."""
+        return self._joined(at, self._power_violation_ns)
+
+    def _power_violation_ns(self, at: Moments) -> I64:
         return self._violation_ns(at, 1, self._dynamic(at.span.attempt)[2])
 
     def thermal_violation_ns(self, at: Moments) -> I64:
         """Time with the clock held down by the temperature."""
+        return self._joined(at, self._thermal_violation_ns)
+
+    def _thermal_violation_ns(self, at: Moments) -> I64:
         return self._violation_ns(at, 2, None)
+
+    def _joined(self, at: Moments, law: Callable[[Moments], I64]) -> I64:
+        """Values by a law that at the end of a span are not above those the next begins with.
+
+        Sums and what a span adds to them are rounded apart; by one in the last digit a counter
+        would fall there.
+        """
+        values, spans = law(at), self.timeline.spans
+        late = at.time_s > at.span.end_s - _EDGE_S
+        if late.any() and at.span_index + 1 < len(spans):
+            after = spans[at.span_index + 1]
+            if after.attempt == at.span.attempt:
+                begin = law(Moments(at.span_index + 1, after, np.array([after.start_s])))
+                values[late] = np.minimum(values[late], begin)
+        return values
 
     def _violation_ns(self, at: Moments, which: int, shares: F64 | None) -> I64:
         """Time at a limit: a share of the time in steps by their power level, and effects."""
