@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not interrupted.told:
             complain("ghosttrain: interrupted")
         code = interrupted.exit_code
+        hurry_out()
     except KeyboardInterrupt:  # before we could answer ourselves
         complain("ghosttrain: interrupted")
         code = 130
@@ -273,6 +274,13 @@ def complain(text: str) -> None:
         os.write(2, f"{text}\n".encode("utf-8", "replace"))
     except OSError:
         return
+
+
+def hurry_out() -> None:
+    """Leave out the interpreter's last look through all objects: four fifths of the way out."""
+    import gc
+
+    gc.freeze()
 
 
 def leave(before: dict[int, Handler]) -> None:

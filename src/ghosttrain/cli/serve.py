@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 
@@ -134,7 +133,6 @@ def execute(args: argparse.Namespace) -> int:
     except Interrupted as interrupted:  # the server's thread ends with the process
         complain(last_words(args, collector.live))
         interrupted.told = True
-        gc.freeze()  # to look through all objects once more would take longer than all of the rest
         raise
     server.stop()
     if until is None:
