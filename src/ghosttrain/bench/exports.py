@@ -23,7 +23,7 @@ from ghosttrain.exporters.jsonl import JsonlWriter
 from ghosttrain.exporters.writing import Asked
 
 PAIRS = 7
-TABLE_GPUS, TABLE_MOMENTS = 1024, 1024  # 1,048,576 rows: two part files
+TABLE_GPUS, TABLE_MOMENTS = 1024, 3072  # 3,145,728 rows: six part files
 JSON_STEPS = 60_000
 MEMORY_GPUS, MEMORY_MOMENTS = 16_384, (128, 1024)  # 2.1 and 16.8 million rows
 
@@ -47,7 +47,7 @@ def bench_parquet() -> list[Result]:
     try:
         import pyarrow.parquet as pq
 
-        from ghosttrain.exporters.parquet_parts import ROWS_PER_GROUP, WRITE_OPTIONS
+        from ghosttrain.exporters.parquet_parts import ROWS_PER_GROUP, write_options
     except ImportError:
         raise RequestError(
             "bench parquet needs the package pyarrow: pip install 'ghosttrain[parquet]'"
@@ -65,7 +65,8 @@ def bench_parquet() -> list[Result]:
         def theirs() -> None:
             for number, table in enumerate(tables):
                 path = folder / f"{number}.parquet"
-                pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, **WRITE_OPTIONS)
+                options = write_options(table.schema)
+                pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, **options)
 
         pairs = [
             (seconds(lambda: driver.export(asked, folder / "ours", formats)), seconds(theirs))

@@ -113,23 +113,21 @@ class TelemetryTable:
     def _groups(self) -> Iterator[Mapping[str, Any]]:
         """The rows kept, some moments at a time."""
         values = [np.concatenate(parts) for parts in zip(*self._blocks, strict=True)]
-        some = max(1, ROWS_PER_GROUP // len(self._gpus))
+        some = max(1, min(ROWS_PER_GROUP // len(self._gpus), len(self._time_s)))
+        gpus = np.tile(self._gpus, some)
+        nodes = gpus // np.int32(self._asked.run.spec.cluster.gpus_per_node)
         for first in range(0, len(self._time_s), some):
             at = slice(first, min(first + some, len(self._time_s)))
-            yield self._places(at) | dict(self._values(at, values))
-
-    def _places(self, at: slice) -> dict[str, Any]:
-        """When and where, of the moments of a slice."""
-        count, chosen = at.stop - at.start, len(self._gpus)
-        per_node = self._asked.run.spec.cluster.gpus_per_node
-        attempts = np.array(self._attempt[at], np.int32)
-        return {
-            "time_s": np.repeat(np.array(self._time_s[at]), chosen),
-            "attempt": np.repeat(attempts, chosen),
-            "gpu": np.tile(self._gpus, count),
-            "node": np.tile(self._gpus // np.int32(per_node), count),
-            "host": self._hosts(attempts),
-        }
+            attempts = np.array(self._attempt[at], np.int32)
+            rows = len(attempts) * len(self._gpus)
+            yield {
+                "time_s": np.repeat(np.array(self._time_s[at]), len(self._gpus)),
+                "attempt": np.repeat(attempts, len(self._gpus)),
+                "gpu": gpus[:rows],
+                "node": nodes[:rows],
+                "host": self._hosts(attempts),
+                **dict(self._values(at, values)),
+            }
 
     def _hosts(self, attempts: NDArray[np.int32]) -> pa.Array:
         """Host name of each row; spares may have come with an attempt."""
