@@ -13,7 +13,8 @@ from ghosttrain.exporters.metric_choice import metrics_of
 from ghosttrain.exporters.writing import TELEMETRY_EVERY_S, Asked
 from ghosttrain.inputs.durations import parse_duration
 
-# DCGM itself samples its profiling fields at most every 100 ms (DCGM user guide, "Profiling").
+# The board's power sensor is read anew every 100 ms on A100 and H100 (Yang et al., "Part-time
+# Power Measurements: nvidia-smi's Lack of Attention", arXiv:2312.02741).
 _LEAST_EVERY_S = 0.1
 _ROUNDED_UP_S = 60.0  # a duration copied from a screen may be rounded up to whole minutes
 _RANGE = re.compile(r"(node\s*=\s*)?(\d{1,12})(?:\s*-\s*(\d{1,12}))?", re.ASCII | re.IGNORECASE)

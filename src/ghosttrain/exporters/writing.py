@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Chunk = tuple[str, bytes]  # name of a file below the export's folder; bytes to append to it
 
-# dcgm-exporter collects this often unless told otherwise (NVIDIA/dcgm-exporter, README.md,
+# dcgm-exporter collects this often unless told otherwise (NVIDIA/dcgm-exporter, pkg/cmd/app.go,
 # --collect-interval, 30000 ms): between two of its samples nothing new is to be had.
 TELEMETRY_EVERY_S = 30.0
 
