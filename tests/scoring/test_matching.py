@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +137,11 @@ def test_every_alarm_has_one_verdict_and_every_incident_is_found_once_or_missed(
         assert v.incident is not None
         assert v.alarm.start_s >= v.incident.onset_s
     assert 0 <= matching.clean_s <= known.end_s
+
+
+def test_of_a_window_only_its_own_time_counts_as_clean():
+    whole = truth(incident(1, 100.0, 400.0), incident(2, 9_900.0, None))
+    window = replace(whole, start_s=300.0, end_s=9_950.0)
+    assert match(window, [], 60.0).clean_s == pytest.approx((9_950 - 300) - (460 - 300) - 50)
+    later = replace(whole, start_s=1000.0, end_s=2000.0, incidents=whole.incidents[:1])
+    assert match(later, [], 60.0).clean_s == 1000.0

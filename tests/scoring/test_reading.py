@@ -10,8 +10,12 @@ import pytest
 
 from ghosttrain.core.errors import InputFileError
 from ghosttrain.exporters import jsonl, label_table, labels
+from ghosttrain.exporters.driver import export
+from ghosttrain.exporters.formats import formats_of
+from ghosttrain.exporters.writing import Asked
 from ghosttrain.scoring.predictions import MOST_WARNINGS, read_alarms
 from ghosttrain.scoring.truth import SCHEMAS, read_truth
+from tests.exporters.runs import real_run
 from tests.scoring.truths import LABELS, RUN_ROW, as_lines, incident, incident_row, truth
 
 EVENTS = [
@@ -235,3 +239,12 @@ def test_a_flood_of_unknown_names_is_counted(given):
     warnings = read_alarms(given(rows), KNOWN).warnings
     assert len(warnings) == MOST_WARNINGS + 1
     assert warnings[-1].endswith("45 more names are unknown")
+
+
+def test_the_truth_of_a_window_begins_where_it_does(tmp_path):
+    asked = Asked(real_run(faults="gpu-off-bus@8min:9"), start_s=300.0, stop_s=900.0)
+    export(asked, tmp_path, formats_of("jsonl,labels,labels-parquet"))
+    read = [read_truth(str(tmp_path / name)) for name in ("labels.jsonl", "labels.parquet")]
+    for found in read:
+        assert (found.start_s, found.end_s, len(found.incidents)) == (300.0, 900.0, 1)
+    assert read_truth(str(tmp_path / "events.jsonl")).start_s == 300.0

@@ -66,8 +66,10 @@ def match(truth: Truth, alarms: Sequence[Alarm], grace_s: float = GRACE_S) -> Ma
             verdicts.append(Verdict(alarm, "benign", lookalikes.incidents[at]))
         else:
             verdicts.append(Verdict(alarm, "false"))
+    covered_s = real.covered_s(truth.start_s, truth.end_s)
+    clean_s = truth.end_s - truth.start_s - covered_s
     missed = tuple(i for at, i in enumerate(real.incidents) if at not in found)
-    return Matching(tuple(verdicts), missed, truth.end_s - real.covered_s(truth.end_s))
+    return Matching(tuple(verdicts), missed, clean_s)
 
 
 class Windows:
@@ -92,13 +94,13 @@ class Windows:
         credit = 2 * (alarm.kind == incident.kind) + _CREDIT[place_of(alarm, incident)]
         return credit, not is_found, -float(self._end_s[at]), incident.onset_s, -at
 
-    def covered_s(self, end_s: float) -> float:
-        """Time of the run in at least one of the windows."""
-        covered_s = until_s = 0.0
+    def covered_s(self, start_s: float, end_s: float) -> float:
+        """Time between two moments in at least one of the windows."""
+        covered_s, until_s = 0.0, start_s
         for at in np.argsort(self._start_s, kind="stable"):
-            start_s, stop_s = float(self._start_s[at]), min(float(self._end_s[at]), end_s)
+            onset_s, stop_s = float(self._start_s[at]), min(float(self._end_s[at]), end_s)
             if stop_s > until_s:
-                covered_s += stop_s - max(start_s, until_s)
+                covered_s += max(0.0, stop_s - max(onset_s, until_s))
                 until_s = stop_s
         return covered_s
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from ghosttrain.core.errors import InputFileError, RequestError
@@ -41,6 +41,7 @@ class Truth:
     Attributes:
         seed: Of the run.
         end_s: When it ended, or a log of it that is cut short.
+        start_s: Where the labels or the log begin, if they are of a window.
         is_cut: Whether the log ends before the run does, so that labels may be missing.
     """
 
@@ -48,6 +49,7 @@ class Truth:
     end_s: float
     incidents: tuple[Incident, ...]
     is_cut: bool = False
+    start_s: float = 0.0
 
 
 def read_truth(file: str) -> Truth:
@@ -112,7 +114,8 @@ def _from_labels(rows: Iterator[Row], where: str) -> Truth:
             incidents.append(_incident(row, "id", "class"))
         elif kind != "clean":
             raise InputFileError(f"{row.at}: kind is {short(kind)}, not run, incident or clean")
-    return _truth(seed, end_s, incidents, where)
+    start_s = run.time_s("start_s") if run.has("start_s") else 0.0
+    return replace(_truth(seed, end_s, incidents, where), start_s=start_s)
 
 
 def _from_events(run: Row, lines: Iterator[tuple[int, bytes]], where: str) -> Truth:
@@ -138,7 +141,9 @@ def _from_events(run: Row, lines: Iterator[tuple[int, bytes]], where: str) -> Tr
     if end_s is None:
         at = f"{where}: line {last[0]}"
         end_s = Row(parsed(last[1], at), at).time_s("time_s") if last[1] else 0.0
-    return _truth(run.whole("seed"), end_s, incidents, where, is_cut=is_cut)
+    start_s = run.time_s("from_s") if run.has("from_s") else 0.0
+    truth = _truth(run.whole("seed"), end_s, incidents, where, is_cut=is_cut)
+    return replace(truth, start_s=start_s)
 
 
 def _check_schema(run: Row, known: str) -> None:
