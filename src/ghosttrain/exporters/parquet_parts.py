@@ -91,7 +91,9 @@ def written(schema: pa.Schema, groups: Iterable[Mapping[str, Any]]) -> bytes:
         for columns in groups:
             arrays = [_array(columns[field.name], field.type) for field in schema]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), ROWS_PER_PART)
-    return file.getvalue()
+    data = file.getvalue()
+    pa.default_memory_pool().release_unused()  # else it keeps more with every file
+    return data
 
 
 def _array(values: Any, type_: pa.DataType) -> pa.Array:
