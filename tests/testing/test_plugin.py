@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tomllib
-import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
+from tests.real.prometheus import program
 from tests.terminal import ROOT
 from tests.test_architecture import newly_loaded
-
-pytestmark = pytest.mark.usefixtures("_installed")
+from tests.testing.projects import run_pytest
 
 USING = """\
 urls = []
@@ -37,6 +32,9 @@ def test_they_end_with_their_test():
             continue
         raise AssertionError(url)
     assert len(urls) == 2
+
+def test_a_wrong_word_is_told(ghosttrain_server):
+    ghosttrain_server("lama-3-8b")
 """
 NOT_USING = """\
 import sys
@@ -48,42 +46,15 @@ def test_nothing_heavy_is_loaded():
 """
 
 
-@pytest.fixture
-def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an installer makes of our entry points, before what may be installed here."""
-    entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    info = tmp_path / "site" / "ghosttrain-0.1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ghosttrain\nVersion: 0.1.0\n")
-    lines = [f"{name} = {at}" for name, at in entry_points["entry-points"]["pytest11"].items()]
-    (info / "entry_points.txt").write_text("[pytest11]\n" + "\n".join(lines) + "\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(info.parent), str(ROOT / "src")]))
-
-
-def run_pytest(folder: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_theirs.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:randomly"]
-    return subprocess.run(
-        [*command, "--rootdir", str(folder), *words, str(folder / "test_theirs.py")],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def test_the_fixture_is_there_and_its_servers_end_with_the_test(tmp_path):
     done = run_pytest(tmp_path, USING)
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
-    assert done.returncode == 0
+    assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr
+    assert "UnknownNameError: unknown model 'lama-3-8b': did you mean llama-3-8b?" in done.stdout
 
 
 def test_it_costs_those_nothing_who_do_not_use_it(tmp_path):
     done = run_pytest(tmp_path, NOT_USING)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
-
-
-def test_the_fixture_is_listed_with_its_words(tmp_path):
-    done = run_pytest(tmp_path, NOT_USING, "--fixtures")
-    assert "ghosttrain_server" in done.stdout
-    assert "Starts servers of runs" in done.stdout
 
 
 def test_importing_it_loads_little():
@@ -97,7 +68,10 @@ def test_the_fixture_serves_our_own_tests_too(ghosttrain_server):
         assert b"ghosttrain_info{" in answer.read()
 
 
-def test_a_wrong_word_is_told_where_it_was_said(tmp_path):
-    wrong = "def test_it(ghosttrain_server):\n    ghosttrain_server('lama-3-8b')\n"
-    done = run_pytest(tmp_path, wrong)
-    assert "did you mean llama-3-8b" in done.stdout
+@pytest.mark.real
+def test_the_example_is_right_about_alerts(tmp_path):
+    for name in ("promtool", "prometheus"):
+        program(name)
+    example = (ROOT / "examples" / "test_alert.py").read_text("utf-8")
+    done = run_pytest(tmp_path, example)
+    assert "3 passed" in done.stdout, done.stdout + done.stderr

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ghosttrain.testing.alerts import Alert
     from ghosttrain.testing.page import Page
     from ghosttrain.testing.server import RunServer, serving
 
-__all__ = ["Page", "RunServer", "serving"]
+__all__ = ["Alert", "Page", "RunServer", "serving"]
 
 _HOME = {
+    "Alert": "ghosttrain.testing.alerts",
     "Page": "ghosttrain.testing.page",
     "RunServer": "ghosttrain.testing.server",
     "serving": "ghosttrain.testing.server",

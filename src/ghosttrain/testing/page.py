@@ -40,7 +40,7 @@ class Page:
 
         if not self.up:
             return {}
-        read = text_string_to_metric_families(self.text)  # type: ignore[no-untyped-call]  # it has no types
+        read = text_string_to_metric_families(self.text)
         return {family.name: family for family in read}
 
     def samples(self, name: str, **labels: str | int) -> list[Sample]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ from ghosttrain.testing.page import Page
 from ghosttrain.testing.wanted import Wanted, run_of
 
 if TYPE_CHECKING:
+    from ghosttrain.catalog import Metric
     from ghosttrain.core.events import IncidentLabelled
     from ghosttrain.core.run import Run
     from ghosttrain.serve.collection import Collector
     from ghosttrain.serve.live import LiveRun
+    from ghosttrain.testing.alerts import Alert, Rules
     from ghosttrain.testing.moments import When
 
 SEED = 1  # of runs whose seed nobody says: a test is the same every time
@@ -40,8 +42,8 @@ class RunServer:
         host, port: The same for who wants them apart, as in a Prometheus' `targets`.
     """
 
-    def __init__(self, collector: Collector, port: int) -> None:
-        self._collector = collector
+    def __init__(self, collector: Collector, metrics: Sequence[Metric], port: int) -> None:
+        self._collector, self._metrics = collector, metrics
         self.host, self.port = HOST, port
         self.url = f"http://{HOST}:{port}"
         self.metrics_url = f"{self.url}/metrics"
@@ -119,6 +121,29 @@ class RunServer:
 
         self._collector.change(lambda live: live.inject(faults_in(live, faults)))
 
+    def alerts(
+        self, rules: Rules, *, start: When = 0.0, stop: When | None = None, every: When = "15s"
+    ) -> list[Alert]:
+        """The alerts that rules raise while the run is scraped, by promtool's own rule engine.
+
+        Where the server is now, and what it plays meanwhile, is left alone.
+
+        Args:
+            rules: A rule file's path, several, or the text of one.
+            start, stop: Moments, as `at` takes them; the whole run.
+            every: Between two scrapes, and two evaluations: whole seconds.
+
+        Raises:
+            RequestError: If there are no such moments or files, or promtool refuses the rules.
+            WorldError: If promtool is not there.
+        """
+        from ghosttrain.testing.alerts import Scrapes, alerts_of
+
+        run = self.run
+        stop_s = run.end_s if stop is None else run_time_s(run, stop)
+        scrapes = Scrapes(run_time_s(run, start), stop_s, distance_s(every))
+        return alerts_of(run, self._metrics, rules, scrapes)
+
     def scrape(self, path: str = "/metrics") -> Page:
         """Get a page over HTTP, as a scraper would; "/node/3/metrics" is one of a node."""
         request = urllib.request.Request(f"{self.url}{path}", headers={"Accept": "text/plain"})
@@ -167,9 +192,10 @@ def serving(
     from ghosttrain.serve.app import Faces
     from ghosttrain.serve.server import Server, listen
 
-    collector = _collector(run_of(spec, seed, {"faults": faults, **flags}), speed, metrics)
+    chosen = _chosen(metrics)
+    collector = _collector(run_of(spec, seed, {"faults": faults, **flags}), speed, chosen)
     sockets = listen(HOST, port or 0)
-    served = RunServer(collector, int(sockets[0].getsockname()[1]))
+    served = RunServer(collector, chosen, int(sockets[0].getsockname()[1]))
     server = Server(Faces(collector, port=served.port).app(), sockets)
     try:
         if at is not None:
@@ -180,16 +206,21 @@ def serving(
         server.stop()
 
 
-def _collector(run: Run, speed: float, metrics: str) -> Collector:
-    from ghosttrain.exporters.prometheus.dcgm import Dialect, chosen_metrics
+def _chosen(metrics: str) -> tuple[Metric, ...]:
+    from ghosttrain.exporters.prometheus.dcgm import chosen_metrics
+
+    rows = dict.fromkeys((*catalog.metrics(), *catalog.metrics("node")))
+    return chosen_metrics(metrics, tuple(rows))
+
+
+def _collector(run: Run, speed: float, metrics: Sequence[Metric]) -> Collector:
+    from ghosttrain.exporters.prometheus.dcgm import Dialect
     from ghosttrain.serve.collection import Collector
     from ghosttrain.serve.live import LiveRun
 
     live = LiveRun(run)
     _play(live, speed)
-    rows = dict.fromkeys((*catalog.metrics(), *catalog.metrics("node")))
-    chosen = chosen_metrics(metrics, tuple(rows))
-    return Collector(live, chosen, Dialect(), interval_s=COLLECT_INTERVAL_WALL_S)
+    return Collector(live, metrics, Dialect(), interval_s=COLLECT_INTERVAL_WALL_S)
 
 
 def _play(live: LiveRun, speed: float) -> None:
