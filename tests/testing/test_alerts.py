@@ -128,7 +128,7 @@ def test_rules_read_what_others_record_and_alerts_may_come_again(tmp_path: Path)
         "groups:\n- name: 'alpha'\n  rules:\n"
         "  - {alert: Few, expr: node:gpus < 8, labels: {team: on call}}\n"
     )
-    run = run_with(("gpu-off-bus", 200.0, 9), ("gpu-off-bus", 1000.0, 2))
+    run = run_with(("gpu-off-bus", 200.0, 9), ("gpu-off-bus", 1120.0, 2))
     with serving(run) as server:
         found = server.alerts([records, alerts], start="2min", every=10)
         assert [(a.labels["node"], a.labels["team"]) for a in found] == [
