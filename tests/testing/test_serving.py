@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 import socket
 import threading
 import urllib.error
 import urllib.request
 import weakref
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -256,6 +258,15 @@ def test_samples_are_found_by_their_labels(server: RunServer):
         assert told in str(caught.value)
     with pytest.raises(SpecError, match="there is no node 9"):
         server.scrape("/node/9/metrics")
+
+
+def test_every_line_of_a_page_is_found_under_its_name(server: RunServer):
+    server.at("250s")
+    page = server.scrape()
+    lines = [line for line in page.text.splitlines() if not line.startswith("#")]
+    names = Counter(re.split(r"[{ ]", line)[0] for line in lines)
+    assert {"DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "ghosttrain_steps_total"} < set(names)
+    assert {name: len(page.samples(name)) for name in names} == names
 
 
 def test_metrics_are_chosen(server: RunServer):

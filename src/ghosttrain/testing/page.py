@@ -40,8 +40,9 @@ class Page:
 
         if not self.up:
             return {}
+        declared = set(self.text.splitlines())
         read = text_string_to_metric_families(self.text)
-        return {family.name: family for family in read}
+        return {family.name: _as_written(family, declared) for family in read}
 
     def samples(self, name: str, **labels: str | int) -> list[Sample]:
         """The samples of a series' name that have these labels, as in gpu=3."""
@@ -81,3 +82,13 @@ class Page:
         near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
         hint = f": did you mean {near[0]}?" if near else ""
         return f"no series is called {name!r}{hint}"
+
+
+def _as_written(family: Metric, lines: set[str]) -> Metric:
+    """The family with its samples' names as on the page.
+
+    The parser lets all counters end in `_total`; those of dcgm-exporter do not.
+    """
+    if f"# TYPE {family.name} counter" in lines:
+        family.samples = [one._replace(name=family.name) for one in family.samples]
+    return family

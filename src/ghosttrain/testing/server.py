@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ghosttrain import catalog
 from ghosttrain.core.errors import RequestError, SpecError
 from ghosttrain.testing.moments import distance_s, incident_time_s, labels_of, run_time_s
 from ghosttrain.testing.page import Page
@@ -144,6 +144,25 @@ class RunServer:
         scrapes = Scrapes(run_time_s(run, start), stop_s, distance_s(every))
         return alerts_of(run, self._metrics, rules, scrapes)
 
+    def history(self, start: When = 0.0, stop: When | None = None, every: When = "15s") -> str:
+        """OpenMetrics text of a window, for `promtool tsdb create-blocks-from openmetrics`.
+
+        Where the server is now is left alone.
+
+        Args:
+            start, stop: Moments, as `at` takes them; the whole run.
+            every: Between two moments.
+
+        Raises:
+            SpecError: If there are no such moments.
+        """
+        from ghosttrain.testing.history import history_of
+
+        run = self.run
+        stop_s = math.inf if stop is None else run_time_s(run, stop)
+        start_s = run_time_s(run, start)
+        return history_of(run, self._metrics, start_s, stop_s, distance_s(every))
+
     def scrape(self, path: str = "/metrics") -> Page:
         """Get a page over HTTP, as a scraper would; "/node/3/metrics" is one of a node."""
         request = urllib.request.Request(f"{self.url}{path}", headers={"Accept": "text/plain"})
@@ -207,10 +226,9 @@ def serving(
 
 
 def _chosen(metrics: str) -> tuple[Metric, ...]:
-    from ghosttrain.exporters.prometheus.dcgm import chosen_metrics
+    from ghosttrain.exporters.prometheus.dcgm import chosen_metrics, known_metrics
 
-    rows = dict.fromkeys((*catalog.metrics(), *catalog.metrics("node")))
-    return chosen_metrics(metrics, tuple(rows))
+    return chosen_metrics(metrics, known_metrics())
 
 
 def _collector(run: Run, speed: float, metrics: Sequence[Metric]) -> Collector:
