@@ -254,7 +254,7 @@ def test_samples_are_found_by_their_labels(server: RunServer):
         (("DCGM_FI_DEV_GPU_TEMP", {"gpu": 8}), "no such sample"),
     ]:
         with pytest.raises(SpecError) as caught:
-            page.value(asked[0], **asked[1])  # type: ignore[arg-type]
+            page.value(asked[0], **asked[1])
         assert told in str(caught.value)
     with pytest.raises(SpecError, match="there is no node 9"):
         server.scrape("/node/9/metrics")
