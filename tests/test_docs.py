@@ -10,11 +10,16 @@ from typing import get_args
 import pytest
 
 from docs import reference
+from ghosttrain.cli.common import request_from_args
 from ghosttrain.cli.list import KINDS
 from ghosttrain.cli.main import COMMANDS, main
 from ghosttrain.core.events import Event
+from ghosttrain.core.run import simulate
+from ghosttrain.exporters.asking import asked_of
+from ghosttrain.exporters.formats import formats_of
 from ghosttrain.inputs.fields import PARTS, field_types
 from ghosttrain.inputs.request import Request, resolve
+from tests.documents import commands, parsed
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,6 +86,37 @@ def test_examples_of_the_readme_are_understood(line, capfd):
         words = ["plan", *(w for w in words[1:] if w not in playing)]
     assert main(words) == 0
     assert capfd.readouterr().err == ""
+
+
+PAGES = [path for path in DOCS if path.name != "CHANGELOG.md"]
+TYPED = [(path.name, words) for path in PAGES for words in commands(path.read_text("utf-8"))]
+HELPED = [
+    ("--help", words)
+    for _, examples in COMMANDS.values()
+    for words in commands("\n".join(["```sh", *examples, "```"]))
+]
+# What a page takes for a file of its reader's; everything else is there.
+THEIR_FILES = re.compile(r"(train|pretrain_gpt|llama3_8b|run)\.(sh|slurm|toml)|\./.*")
+
+
+def test_pages_have_commands():
+    assert {"drill.md", "export.md", "labels.md", "README.md"} <= {name for name, _ in TYPED}
+
+
+@pytest.mark.parametrize(("name", "words"), TYPED + HELPED, ids=lambda value: str(value)[:60])
+def test_commands_of_the_pages_are_understood(name, words):
+    """What they ask for can be; running them is left to those tests that have the time."""
+    args = parsed(words)
+    if words[0] not in ("run", "plan", "export", "serve") or THEIR_FILES.match(args.spec or ""):
+        return
+    seed = 7 if args.seed is None else args.seed
+    spec = resolve(request_from_args(args), seed)
+    if words[0] == "export":
+        assert formats_of(args.format)
+        window = {"start": args.start_at, "stop": args.to_time, "every": args.every}
+        run = simulate(spec, seed)
+        if "$" not in "".join(filter(None, window.values())):
+            asked_of(run, **window, gpus=args.select_gpus, metrics=args.metrics)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

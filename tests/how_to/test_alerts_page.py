@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ghosttrain.testing import RunServer
-from tests.how_to.pages import blocks, page, rows
+from tests.documents import blocks
+from tests.how_to.pages import page, rows
 from tests.real.prometheus import program
 from tests.testing.projects import run_pytest
 
