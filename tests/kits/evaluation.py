@@ -1,0 +1,202 @@
+"""What the kit's rules make of a run: its pages, scraped, under promtool's own rule engine.
+
+Prometheus keeps what it scrapes as series: a line that was there and is not any more ends in a
+marker of staleness. So written, `promtool test rules` evaluates the rules with their `for:` as the
+server would. Asked at each evaluation which alerts fire, and told to expect none, it prints them.
+"""
+
+# Shapes: K = scrapes.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ghosttrain import catalog
+from ghosttrain.core.run import Run
+from ghosttrain.exporters.prometheus.dcgm import Dialect
+from ghosttrain.exporters.prometheus.job import Playing
+from ghosttrain.exporters.prometheus.page import Moment, Pages
+from tests.real.prometheus import promtool
+
+KITS = Path(__file__).resolve().parents[2] / "kits"
+RULES = KITS / "prometheus" / "rules"
+TARGET = b'job="ghosttrain",instance="127.0.0.1:9400"'  # what a scrape adds to each series
+UP = b"up{" + TARGET + b"}"
+FIRING = 'ALERTS{alertstate="firing"}'
+_BLOCK = 64  # scrapes whose telemetry is computed in one go
+_METRIC = re.compile(r"\bDCGM_\w+")
+_GOT = re.compile(r'expr: ".*", time: (\S+),\s+exp: nil\s+got: (.*)')
+_SET = re.compile(r'\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}')
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+Series = dict[bytes, list[tuple[int, bytes]]]  # by name and labels: number of the scrape, value
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """An alert that fired: from the evaluation at `start_s` to that at `stop_s`, None: the end."""
+
+    alert: str
+    labels: tuple[tuple[str, str], ...]
+    start_s: float
+    stop_s: float | None
+
+    def label(self, name: str) -> str:
+        """The value of a label, empty without it."""
+        return dict(self.labels).get(name, "")
+
+
+def group_order() -> list[str]:
+    """All groups of rules, those first that the others read; promtool wants to be told."""
+    first = [RULES / "thresholds.yml", RULES / "recording.yml"]
+    paths = [*first, *sorted(set(RULES.glob("*.yml")) - set(first))]
+    return [name for path in paths for name in re.findall(r"- name: (\S+)", path.read_text())]
+
+
+def rule_metrics() -> list[catalog.Metric]:
+    """The metrics of GPUs that some rule reads."""
+    named = {name for path in RULES.glob("*.yml") for name in _METRIC.findall(path.read_text())}
+    return [metric for metric in catalog.metrics() if metric.name in named]
+
+
+def pages(run: Run, times_s: Sequence[float]) -> Iterator[list[bytes]]:
+    """The page of /metrics at each moment, in pieces."""
+    metrics = rule_metrics()
+    fields = tuple(dict.fromkeys(metric.field for metric in metrics))
+    made = Pages(run, metrics, Dialect())
+    for start in range(0, len(times_s), _BLOCK):
+        part = times_s[start : start + _BLOCK]
+        block = run.telemetry(np.asarray(part), fields)
+        for k, time_s in enumerate(part):
+            moment = Moment(
+                block.part(k, k + 1), run.job(time_s), Playing(1.0, time_s), block.nodes_down[k]
+            )
+            yield made.whole(moment)
+
+
+def scraped(pages: Iterable[Sequence[bytes]]) -> tuple[Series, int]:
+    """The series that a server gathers from pages, and how many pages there were."""
+    series: Series = {UP: []}
+    count = 0
+    for k, pieces in enumerate(pages):
+        series[UP].append((k, b"1"))
+        for line in b"".join(pieces).splitlines():
+            if not line.startswith(b"#"):
+                key, value = line.rsplit(b" ", 1)
+                series.setdefault(key, []).append((k, value))
+        count = k + 1
+    return {_as_scraped(key): values for key, values in series.items()}, count
+
+
+def unit_test(series: Series, scrapes: int, every_s: int) -> str:
+    """A file for `promtool test rules` that asks at each evaluation which alerts fire."""
+    lines = [
+        f"rule_files: [{RULES}/*.yml]",
+        f"evaluation_interval: {every_s}s",
+        f"group_eval_order: [{', '.join(group_order())}]",
+        "tests:",
+        f"  - interval: {every_s}s",
+        "    input_series:",
+    ]
+    for key, values in series.items():
+        name = key.decode().replace("'", "''")
+        lines.append(f"      - {{series: '{name}', values: '{_notation(values, scrapes)}'}}")
+    lines.append("    promql_expr_test:")
+    asked = f"{{expr: '{FIRING}', exp_samples: [], eval_time: "
+    lines += [f"      - {asked}{k * every_s}s}}" for k in range(scrapes)]
+    return "\n".join(lines) + "\n"
+
+
+def firings(test_file: Path, scrapes: int, every_s: int) -> list[Firing]:
+    """What fired and when, by the output of promtool on a file of `unit_test`."""
+    done = promtool("test", "rules", test_file)
+    said = done.stdout + done.stderr
+    found = _GOT.findall(said)
+    # It fails by its answers and by nothing else.
+    assert (done.returncode != 0) == bool(found), said[-2000:]
+    assert "FAILED" in said or "SUCCESS" in said, said[-2000:]
+    at: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for time, got in found:
+        for labels in _SET.findall(got):
+            key = tuple(
+                (name, value)
+                for name, value in _LABEL.findall(labels)
+                if name not in ("__name__", "alertstate")
+            )
+            at.setdefault(key, []).append(round(_seconds(time) / every_s))
+    made = [f for labels, ks in at.items() for f in _stretches(labels, ks, scrapes, every_s)]
+    return sorted(made, key=lambda firing: (firing.start_s, firing.alert, firing.labels))
+
+
+def evaluated(run: Run, every_s: int, folder: Path) -> list[Firing]:
+    """What the kit's alerts make of a whole run that is scraped every `every_s` seconds."""
+    times_s = [float(t) for t in np.arange(0.0, run.end_s, every_s)]
+    series, scrapes = scraped(pages(run, times_s))
+    path = folder / "scraped.yml"
+    path.write_text(unit_test(series, scrapes, every_s), encoding="utf-8")
+    return firings(path, scrapes, every_s)
+
+
+def _as_scraped(key: bytes) -> bytes:
+    if b'instance="' in key:
+        return key
+    name, brace, labels = key.partition(b"{")
+    return name + b"{" + TARGET + (b"," + labels if brace else b"}")
+
+
+def _notation(values: Sequence[tuple[int, bytes]], scrapes: int) -> str:
+    """Values in promtool's notation: `_` where there is none, repeats as VxN, stale at its end."""
+    words: list[str] = []
+    last: bytes | None = None
+    repeats = 0
+    following = 0
+
+    def flush() -> None:
+        if last is not None:
+            words.append(last.decode() if not repeats else f"{last.decode()}x{repeats}")
+
+    for k, value in values:
+        if k != following:
+            flush()
+            gap = k - following
+            if following:
+                words.append("stale")
+                gap -= 1
+            if gap:
+                words.append(f"_x{gap}")
+            last, repeats = None, 0
+        if value == last and value != b"NaN":  # which the notation cannot repeat
+            repeats += 1
+        else:
+            flush()
+            last, repeats = value, 0
+        following = k + 1
+    flush()
+    if following < scrapes:
+        words.append("stale")
+    return " ".join(words)
+
+
+def _stretches(
+    labels: tuple[tuple[str, str], ...], ks: Sequence[int], scrapes: int, every_s: int
+) -> Iterator[Firing]:
+    name = dict(labels)["alertname"]
+    others = tuple(pair for pair in labels if pair[0] != "alertname")
+    start = ks[0]
+    for k, after in zip(ks, [*ks[1:], -1], strict=True):
+        if after == k + 1:
+            continue
+        stop_s = None if k + 1 >= scrapes else float((k + 1) * every_s)
+        yield Firing(name, others, float(start * every_s), stop_s)
+        start = after
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a duration as promtool prints it, as in 1h2m30s."""
+    return sum(float(n) * _UNITS_S[unit] for n, unit in re.findall(r"([\d.]+)(ms|h|m|s)", text))
