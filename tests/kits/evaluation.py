@@ -20,16 +20,16 @@ from ghosttrain import catalog
 from ghosttrain.core.run import Run
 from ghosttrain.exporters.prometheus.dcgm import Dialect
 from ghosttrain.exporters.prometheus.job import Playing
-from ghosttrain.exporters.prometheus.page import Moment, Pages
+from ghosttrain.exporters.prometheus.page import Moment, Pages, moment_of
+from ghosttrain.serve.discovery import groups
 from tests.real.prometheus import promtool
 
 KITS = Path(__file__).resolve().parents[2] / "kits"
 RULES = KITS / "prometheus" / "rules"
-TARGET = b'job="ghosttrain",instance="127.0.0.1:9400"'  # what a scrape adds to each series
-UP = b"up{" + TARGET + b"}"
+JOB_TARGET = b"127.0.0.1:9400"
 FIRING = 'ALERTS{alertstate="firing"}'
-_BLOCK = 64  # scrapes whose telemetry is computed in one go
-_METRIC = re.compile(r"\bDCGM_\w+")
+_METRIC = re.compile(r"\b(?:DCGM|node)_\w+")
+_HOST = re.compile(rb'Hostname="([^"]+)"')
 _GOT = re.compile(r'expr: ".*", time: (\S+),\s+exp: nil\s+got: (.*)')
 _SET = re.compile(r'\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}')
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -60,38 +60,53 @@ def group_order() -> list[str]:
 
 
 def rule_metrics() -> list[catalog.Metric]:
-    """The metrics of GPUs that some rule reads."""
+    """The metrics of GPUs and nodes that some rule reads."""
     named = {name for path in RULES.glob("*.yml") for name in _METRIC.findall(path.read_text())}
     return [metric for metric in catalog.metrics() if metric.name in named]
 
 
-def pages(run: Run, times_s: Sequence[float]) -> Iterator[list[bytes]]:
-    """The page of /metrics at each moment, in pieces."""
+def pages(run: Run, times_s: Iterable[float]) -> Iterator[tuple[Moment, bytes]]:
+    """The state and the page of /metrics at each moment."""
     metrics = rule_metrics()
-    fields = tuple(dict.fromkeys(metric.field for metric in metrics))
     made = Pages(run, metrics, Dialect())
-    for start in range(0, len(times_s), _BLOCK):
-        part = times_s[start : start + _BLOCK]
-        block = run.telemetry(np.asarray(part), fields)
-        for k, time_s in enumerate(part):
-            moment = Moment(
-                block.part(k, k + 1), run.job(time_s), Playing(1.0, time_s), block.nodes_down[k]
-            )
-            yield made.whole(moment)
+    for time_s in times_s:
+        moment = moment_of(run, metrics, Playing(1.0, time_s))
+        yield moment, b"".join(made.whole(moment))
 
 
-def scraped(pages: Iterable[Sequence[bytes]]) -> tuple[Series, int]:
-    """The series that a server gathers from pages, and how many pages there were."""
-    series: Series = {UP: []}
-    count = 0
-    for k, pieces in enumerate(pages):
-        series[UP].append((k, b"1"))
-        for line in b"".join(pieces).splitlines():
+def scraped(run: Run, times_s: Sequence[float]) -> Series:
+    """The series that a server gathers that is told its targets by /sd."""
+    series: Series = {}
+    names: dict[bytes, bytes] = {}
+    for k, (moment, page) in enumerate(pages(run, times_s)):
+        for name, is_up in targets(run, moment):
+            series.setdefault(name, []).append((k, b"1" if is_up else b"0"))
+        for line in page.splitlines():
             if not line.startswith(b"#"):
                 key, value = line.rsplit(b" ", 1)
-                series.setdefault(key, []).append((k, value))
-        count = k + 1
-    return {_as_scraped(key): values for key, values in series.items()}, count
+                if (name := names.get(key, b"")) == b"":
+                    name = names[key] = as_scraped(key)
+                series.setdefault(name, []).append((k, value))
+    return series
+
+
+def targets(run: Run, moment: Moment) -> Iterator[tuple[bytes, bool]]:
+    """`up` of each target that /sd names, and whether it answers."""
+    attempt = int(moment.telemetry.attempt[0])
+    for group in groups(run, attempt, "127.0.0.1", 9400):
+        labels = group["labels"]
+        is_up = "node" not in labels or int(labels["node"]) not in moment.down
+        yield b'up{job="ghosttrain",instance="%s"}' % labels["instance"].encode(), is_up
+
+
+def as_scraped(key: bytes) -> bytes:
+    """A series' name and labels with those of the target it is scraped from."""
+    name, _, labels = key.rstrip(b"}").partition(b"{")
+    host = _HOST.search(labels)
+    added = b'job="ghosttrain"'
+    if b'instance="' not in labels:
+        added += b',instance="%s"' % (host[1] if host else JOB_TARGET)
+    return name + b"{" + added + (b"," + labels if labels else b"") + b"}"
 
 
 def unit_test(series: Series, scrapes: int, every_s: int) -> str:
@@ -137,17 +152,9 @@ def firings(test_file: Path, scrapes: int, every_s: int) -> list[Firing]:
 def evaluated(run: Run, every_s: int, folder: Path) -> list[Firing]:
     """What the kit's alerts make of a whole run that is scraped every `every_s` seconds."""
     times_s = [float(t) for t in np.arange(0.0, run.end_s, every_s)]
-    series, scrapes = scraped(pages(run, times_s))
     path = folder / "scraped.yml"
-    path.write_text(unit_test(series, scrapes, every_s), encoding="utf-8")
-    return firings(path, scrapes, every_s)
-
-
-def _as_scraped(key: bytes) -> bytes:
-    if b'instance="' in key:
-        return key
-    name, brace, labels = key.partition(b"{")
-    return name + b"{" + TARGET + (b"," + labels if brace else b"}")
+    path.write_text(unit_test(scraped(run, times_s), len(times_s), every_s), encoding="utf-8")
+    return firings(path, len(times_s), every_s)
 
 
 def _notation(values: Sequence[tuple[int, bytes]], scrapes: int) -> str:

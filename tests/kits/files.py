@@ -14,12 +14,12 @@ KITS = Path(__file__).resolve().parents[2] / "kits"
 PROMETHEUS = KITS / "prometheus"
 DASHBOARD = KITS / "grafana" / "ghosttrain.json"
 SEVERITIES = ("critical", "warning", "info")
-_METRIC = re.compile(r"\b(?:DCGM_|ghosttrain_)\w+")
+_METRIC = re.compile(r"\b(?:DCGM_|node_|ghosttrain_)\w+")
 
 
 def read_yaml(path: Path) -> Any:
     """A YAML file's content."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
 
 
 def rules() -> list[dict[str, Any]]:
