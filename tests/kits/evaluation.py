@@ -39,6 +39,14 @@ Series = dict[bytes, list[tuple[int, bytes]]]  # by name and labels: number of t
 
 
 @dataclass(frozen=True, slots=True)
+class Cadence:
+    """How often a server scrapes, and evaluates its rules."""
+
+    scrape_s: int
+    evaluate_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Firing:
     """An alert that fired: from the evaluation at `start_s` to that at `stop_s`, None: the end."""
 
@@ -62,7 +70,8 @@ def group_order() -> list[str]:
 def rule_metrics() -> list[catalog.Metric]:
     """The metrics of GPUs and nodes that some rule reads."""
     named = {name for path in RULES.glob("*.yml") for name in _METRIC.findall(path.read_text())}
-    return [metric for metric in catalog.metrics() if metric.name in named]
+    there_are = (*catalog.metrics(), *catalog.metrics("node"))
+    return [metric for metric in there_are if metric.name in named]
 
 
 def pages(run: Run, times_s: Iterable[float]) -> Iterator[tuple[Moment, bytes]]:
@@ -109,14 +118,14 @@ def as_scraped(key: bytes) -> bytes:
     return name + b"{" + added + (b"," + labels if labels else b"") + b"}"
 
 
-def unit_test(series: Series, scrapes: int, every_s: int) -> str:
+def unit_test(series: Series, scrapes: int, cadence: Cadence) -> str:
     """A file for `promtool test rules` that asks at each evaluation which alerts fire."""
     lines = [
         f"rule_files: [{RULES}/*.yml]",
-        f"evaluation_interval: {every_s}s",
+        f"evaluation_interval: {cadence.evaluate_s}s",
         f"group_eval_order: [{', '.join(group_order())}]",
         "tests:",
-        f"  - interval: {every_s}s",
+        f"  - interval: {cadence.scrape_s}s",
         "    input_series:",
     ]
     for key, values in series.items():
@@ -124,11 +133,12 @@ def unit_test(series: Series, scrapes: int, every_s: int) -> str:
         lines.append(f"      - {{series: '{name}', values: '{_notation(values, scrapes)}'}}")
     lines.append("    promql_expr_test:")
     asked = f"{{expr: '{FIRING}', exp_samples: [], eval_time: "
-    lines += [f"      - {asked}{k * every_s}s}}" for k in range(scrapes)]
+    evaluations = range(0, scrapes * cadence.scrape_s, cadence.evaluate_s)
+    lines += [f"      - {asked}{time_s}s}}" for time_s in evaluations]
     return "\n".join(lines) + "\n"
 
 
-def firings(test_file: Path, scrapes: int, every_s: int) -> list[Firing]:
+def firings(test_file: Path, evaluations: int, evaluate_s: int) -> list[Firing]:
     """What fired and when, by the output of promtool on a file of `unit_test`."""
     done = promtool("test", "rules", test_file)
     said = done.stdout + done.stderr
@@ -144,17 +154,18 @@ def firings(test_file: Path, scrapes: int, every_s: int) -> list[Firing]:
                 for name, value in _LABEL.findall(labels)
                 if name not in ("__name__", "alertstate")
             )
-            at.setdefault(key, []).append(round(_seconds(time) / every_s))
-    made = [f for labels, ks in at.items() for f in _stretches(labels, ks, scrapes, every_s)]
+            at.setdefault(key, []).append(round(_seconds(time) / evaluate_s))
+    made = [f for labels, ks in at.items() for f in _stretches(labels, ks, evaluations, evaluate_s)]
     return sorted(made, key=lambda firing: (firing.start_s, firing.alert, firing.labels))
 
 
-def evaluated(run: Run, every_s: int, folder: Path) -> list[Firing]:
-    """What the kit's alerts make of a whole run that is scraped every `every_s` seconds."""
-    times_s = [float(t) for t in np.arange(0.0, run.end_s, every_s)]
+def evaluated(run: Run, cadence: Cadence, folder: Path) -> list[Firing]:
+    """What the kit's alerts make of a whole run."""
+    times_s = [float(t) for t in np.arange(0.0, run.end_s, cadence.scrape_s)]
     path = folder / "scraped.yml"
-    path.write_text(unit_test(scraped(run, times_s), len(times_s), every_s), encoding="utf-8")
-    return firings(path, len(times_s), every_s)
+    path.write_text(unit_test(scraped(run, times_s), len(times_s), cadence), encoding="utf-8")
+    evaluations = -(-len(times_s) * cadence.scrape_s // cadence.evaluate_s)
+    return firings(path, evaluations, cadence.evaluate_s)
 
 
 def _notation(values: Sequence[tuple[int, bytes]], scrapes: int) -> str:
@@ -191,7 +202,7 @@ def _notation(values: Sequence[tuple[int, bytes]], scrapes: int) -> str:
 
 
 def _stretches(
-    labels: tuple[tuple[str, str], ...], ks: Sequence[int], scrapes: int, every_s: int
+    labels: tuple[tuple[str, str], ...], ks: Sequence[int], evaluations: int, evaluate_s: int
 ) -> Iterator[Firing]:
     name = dict(labels)["alertname"]
     others = tuple(pair for pair in labels if pair[0] != "alertname")
@@ -199,8 +210,8 @@ def _stretches(
     for k, after in zip(ks, [*ks[1:], -1], strict=True):
         if after == k + 1:
             continue
-        stop_s = None if k + 1 >= scrapes else float((k + 1) * every_s)
-        yield Firing(name, others, float(start * every_s), stop_s)
+        stop_s = None if k + 1 >= evaluations else float((k + 1) * evaluate_s)
+        yield Firing(name, others, float(start * evaluate_s), stop_s)
         start = after
 
 
