@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ghosttrain import catalog
+from ghosttrain.catalog import Metric
 from ghosttrain.core.run import Run
-from ghosttrain.exporters.prometheus.dcgm import Dialect
+from ghosttrain.exporters.prometheus.dcgm import Dialect, known_metrics
 from ghosttrain.exporters.prometheus.job import Playing
 from ghosttrain.exporters.prometheus.page import Moment, Pages, moment_of
 from ghosttrain.serve.discovery import groups
@@ -67,11 +67,10 @@ def group_order() -> list[str]:
     return [name for path in paths for name in re.findall(r"- name: (\S+)", path.read_text())]
 
 
-def rule_metrics() -> list[catalog.Metric]:
+def rule_metrics() -> list[Metric]:
     """The metrics of GPUs and nodes that some rule reads."""
     named = {name for path in RULES.glob("*.yml") for name in _METRIC.findall(path.read_text())}
-    there_are = (*catalog.metrics(), *catalog.metrics("node"))
-    return [metric for metric in there_are if metric.name in named]
+    return [metric for metric in known_metrics() if metric.name in named]
 
 
 def pages(run: Run, times_s: Iterable[float]) -> Iterator[tuple[Moment, bytes]]:
