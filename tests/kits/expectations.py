@@ -44,6 +44,7 @@ class Expected:
     """What is promised of a scenario, on which machine."""
 
     scenario: str
+    faults: str  # what asks for it: its name, where it is one of the library's
     machine: str
     promises: tuple[Promise, ...]
     may: tuple[str, ...]
@@ -67,7 +68,8 @@ def played(scenario: str) -> Run:
     """The run of a scenario on the machine of its promises."""
     parser = new_parser("run", "", ())
     run_command.add_arguments(parser)
-    words = f"{expected()[scenario].machine} --faults {scenario} --format jsonl"
+    promised = expected()[scenario]
+    words = f"{promised.machine} --faults {promised.faults} --format jsonl"
     args = parse(parser, words.split())
     settle(args, watched=False)
     return simulate(resolve(request_from_args(args), args.seed), args.seed)
@@ -173,6 +175,7 @@ def _read(name: str, row: dict[str, Any]) -> Expected:
     play = _file()["play"]
     return Expected(
         name,
+        row.get("faults", name),
         f"{row.get('machine', play['machine'])} {play['flags']}",
         tuple(_promise(fires) for fires in row.get("fires", ())),
         tuple(row.get("may", ())),

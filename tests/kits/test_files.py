@@ -7,7 +7,12 @@ import re
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from docs import alerts
 from ghosttrain import catalog
+from ghosttrain.exporters.prometheus.dcgm import Dialect, chosen_metrics, known_metrics
+from ghosttrain.exporters.prometheus.job import Playing
+from ghosttrain.exporters.prometheus.page import Pages, moment_of
+from tests.exporters.runs import real_run
 from tests.kits import files
 from tests.kits.files import KITS, PROMETHEUS
 
@@ -25,7 +30,8 @@ def test_every_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_
         for path in (PROMETHEUS / "tests").glob("*.yml")
         for test in files.read_yaml(path)["tests"]
     ]
-    fires, silent = set(), set()
+    fires: set[str] = set()
+    silent: set[str] = set()
     for test in tests:
         for case in test.get("alert_rule_test", ()):
             (fires if case["exp_alerts"] else silent).add(case["alertname"])
@@ -87,7 +93,7 @@ def test_a_panel_shows_few_series_however_large_the_fleet(title, expr):
 def test_panels_do_not_overlap_and_have_their_own_numbers():
     panels = files.dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    taken = set()
+    taken: set[tuple[int, int]] = set()
     for panel in panels:
         at = panel["gridPos"]
         cells = {
@@ -112,3 +118,19 @@ def test_the_compose_file_mounts_what_is_there_and_starts_what_it_names():
     assert str(inner).replace("//ghosttrain:", "//127.0.0.1:") == str(outer)
     for path in (KITS / "grafana" / "provisioning").rglob("*.yml"):
         assert files.read_yaml(path)["apiVersion"] == 1
+
+
+def test_the_page_about_alerts_is_fresh():
+    stale = "stale: run `PYTHONPATH=src python docs/alerts.py`"
+    assert alerts.PAGE.read_text(encoding="utf-8") == alerts.page(), stale
+
+
+def test_every_metric_that_is_read_is_on_a_page():
+    run = real_run(steps=60, faults="ecc-sbe-storm@3min")
+    metrics = chosen_metrics("all", known_metrics())
+    pages = Pages(run, metrics, Dialect())
+    page = b"".join(pages.whole(moment_of(run, metrics, Playing(1.0, run.end_s - 1)))).decode()
+    served = set(re.findall(r"^(\w+)[{ ]", page, re.MULTILINE))
+    read = {name for rule in files.rules() for name in files.metrics_in(rule["expr"])}
+    read |= {name for _, expr in files.panel_expressions() for name in files.metrics_in(expr)}
+    assert read <= served

@@ -1,4 +1,4 @@
-"""The kit as somebody would start it: `ghosttrain serve`, and a Prometheus that is told of it by /sd."""
+"""The kit as somebody starts it: `ghosttrain serve`, and a Prometheus that asks it for targets."""
 
 from __future__ import annotations
 

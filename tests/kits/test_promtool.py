@@ -47,7 +47,9 @@ def test_a_broken_rule_is_noticed(tmp_path):
     unit = (PROMETHEUS / "tests" / "gpu.yml").read_text()
     wrong = tmp_path / "wrong.yml"
     wrong.write_text(
-        unit.replace("../rules/*.yml", f"{PROMETHEUS}/rules/*.yml").replace("is at 82 C", "is at 83 C")
+        unit.replace("../rules/*.yml", f"{PROMETHEUS}/rules/*.yml").replace(
+            "is at 82 C", "is at 83 C"
+        )
     )
     done = promtool("test", "rules", wrong)
     assert done.returncode != 0
