@@ -129,7 +129,7 @@ def unit_test(series: Series, scrapes: int, cadence: Cadence) -> str:
     ]
     for key, values in series.items():
         name = key.decode().replace("'", "''")
-        lines.append(f"      - {{series: '{name}', values: '{_notation(values, scrapes)}'}}")
+        lines.append(f"      - {{series: '{name}', values: '{notation(values, scrapes)}'}}")
     lines.append("    promql_expr_test:")
     asked = f"{{expr: '{FIRING}', exp_samples: [], eval_time: "
     evaluations = range(0, scrapes * cadence.scrape_s, cadence.evaluate_s)
@@ -167,7 +167,7 @@ def evaluated(run: Run, cadence: Cadence, folder: Path) -> list[Firing]:
     return firings(path, evaluations, cadence.evaluate_s)
 
 
-def _notation(values: Sequence[tuple[int, bytes]], scrapes: int) -> str:
+def notation(values: Sequence[tuple[int, bytes]], scrapes: int) -> str:
     """Values in promtool's notation: `_` where there is none, repeats as VxN, stale at its end."""
     words: list[str] = []
     last: bytes | None = None
