@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.kits.evaluation import RULES, rule_metrics
+from tests.kits import files
+from tests.kits.evaluation import RULES
 from tests.kits.files import PROMETHEUS
 from tests.real.prometheus import PrometheusServer
 
@@ -26,15 +27,25 @@ FAULT = "power-cap@40min:9=0.3~20s"
 EVERY_S = 2
 SHORT = "2s"  # for `for:` clauses, which are of minutes
 PATIENCE_WALL_S = 90.0
+MOST_SERIES = 100
+VARIABLES = ("job", "node", "gpu")  # lists of all there are, to choose from
+# Panels of what has not come: no alert fires, no GPU has an Xid or an error.
+NOTHING_YET = {
+    "Alerts in time",
+    "Alerts: where",
+    "GPUs with an Xid",
+    "Memory errors in an hour",
+    "NVLink, bad flits a second",
+    "Launched again",
+}
 
 
 @pytest.fixture
 def served() -> Iterator[str]:
     """Where the fleet answers, some seconds before its fault."""
-    names = ",".join(dict.fromkeys(metric.name for metric in rule_metrics()))
     words = f"serve llama-3-8b --gpus {GPUS} --seed 5 --faults {FAULT} --at incident:1-10s"
     process = subprocess.Popen(
-        [sys.executable, "-m", "ghosttrain", *words.split(), "--port", "0", "--metrics", names],
+        [sys.executable, "-m", "ghosttrain", *words.split(), "--port", "0", "--metrics", "all"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -70,6 +81,7 @@ def test_a_promised_alert_fires_and_clears_on_a_fleet_that_is_scraped(
     until(lambda: len(server.query("up == 1")) == nodes + 1, "all targets up")
     assert len(server.query("DCGM_FI_DEV_GPU_TEMP")) == GPUS
     assert firing(server, "GpuPowerCapped") == set()
+    panels_show_something(server)
 
     until(lambda: len(firing(server, "GpuPowerCapped")) == PER_RACK, "the alert to fire")
     first = 9 // (PER_NODE * PER_RACK) * PER_RACK
@@ -82,6 +94,15 @@ def test_a_promised_alert_fires_and_clears_on_a_fleet_that_is_scraped(
     # It did not clear for want of data.
     assert len(server.query("up == 1")) == nodes + 1
     assert len(server.query("DCGM_FI_DEV_POWER_MGMT_LIMIT == 700")) == GPUS
+
+
+def panels_show_something(server: PrometheusServer) -> None:
+    """Each panel of the dashboard has something to show, and no more than a chart can hold."""
+    shown: dict[str, int] = {}
+    for title, expr in files.panel_expressions():
+        shown[title] = shown.get(title, 0) + len(server.query(expr))
+    assert {title for title, series in shown.items() if not series} == NOTHING_YET
+    assert max(series for title, series in shown.items() if title not in VARIABLES) <= MOST_SERIES
 
 
 def firing(server: PrometheusServer, alert: str) -> set[str]:
