@@ -54,9 +54,9 @@ node of the rack; job, none.
 """
 
 SINGLE = """
-## Single faults
+## Other runs
 
-Of kinds that the library of scenarios has only in a mild form.
+Without any fault, and with single faults of kinds that the library has only in a mild form.
 """
 
 LIMITS = """

@@ -5,8 +5,6 @@ marker of staleness. So written, `promtool test rules` evaluates the rules with 
 server would. Asked at each evaluation which alerts fire, and told to expect none, it prints them.
 """
 
-# Shapes: K = scrapes.
-
 from __future__ import annotations
 
 import re

@@ -83,6 +83,7 @@ def broken(expected: Expected, run: Run, firings: Sequence[Firing]) -> list[str]
         kinds[label.kind].append(label)
     found: list[str] = []
     explained: set[Firing] = set()
+    first_s = labels[0].onset_s if labels else run.end_s
     for promise in expected.promises:
         for number, label in enumerate(kinds[promise.fault], start=1):
             of_it = [f for f in firings if f.alert == promise.alert]
@@ -95,8 +96,8 @@ def broken(expected: Expected, run: Run, firings: Sequence[Firing]) -> list[str]
     for firing in firings:
         if firing not in explained and firing.alert not in expected.may:
             found.append(f"nobody promised {_words(firing)}")
-        if firing.start_s < labels[0].onset_s and firing.label("severity") != "info":
-            found.append(f"before the first fault ({labels[0].onset_s:.0f} s): {_words(firing)}")
+        if firing.start_s < first_s and firing.label("severity") != "info":
+            found.append(f"before the first fault ({first_s:.0f} s): {_words(firing)}")
     return found
 
 
