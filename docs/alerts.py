@@ -124,7 +124,10 @@ def scenario_part(name: str, row: dict[str, Any]) -> Iterator[str]:
         yield "\n"
     for fault, why in row.get("silent", {}).items():
         yield f"No alert for `{fault}`: {why}.\n\n"
-    yield may_line(row.get("may", ()))
+    if row.get("fires") or row.get("may"):
+        yield may_line(row.get("may", ()))
+    else:
+        yield "Nothing fires.\n"
 
 
 def promise_line(promise: dict[str, Any]) -> str:
