@@ -26,7 +26,7 @@ from ghosttrain.core.events import IncidentLabelled
 from ghosttrain.core.plan import plan
 from ghosttrain.core.run import Run
 from ghosttrain.exporters import driver
-from ghosttrain.exporters.driver import Progress, export
+from ghosttrain.exporters.driver import MANIFEST, Progress, export
 from ghosttrain.exporters.formats import formats_of
 from ghosttrain.exporters.savepoint import Savepoint
 from ghosttrain.exporters.writing import Asked
@@ -99,10 +99,15 @@ def test_unknown_formats(text, complaint):
 def test_all_files_appear_with_their_sizes(tmp_path):
     folder = tmp_path / "deep" / "out"
     written = export(asked(), folder, formats_of(SOME))
-    assert names_in(folder) == ["events.jsonl", "labels.jsonl", "labels.parquet"]
+    names = [*(one.file for one in formats_of(SOME)), MANIFEST]
+    assert names_in(folder) == sorted(names)
     assert [(path.name, size) for path, size in written] == [
-        (one.file, (folder / one.file).stat().st_size) for one in formats_of(SOME)
+        (name, (folder / name).stat().st_size) for name in names
     ]
+    told = json.loads((folder / MANIFEST).read_bytes())
+    assert told["simulated"] is True
+    assert (told["seed"], told["formats"]) == (asked().run.seed, SOME.split(","))
+    assert "gpus = 16" in told["spec"]
     rows = [json.loads(line) for line in (folder / "labels.jsonl").read_bytes().splitlines()]
     assert [row["kind"] for row in rows] == ["run", *["incident"] * 3, "clean", "clean"]
     assert pq.read_table(folder / "labels.parquet").num_rows == len(rows)
@@ -115,7 +120,7 @@ def test_files_of_the_same_name_are_replaced_and_others_are_left_alone(tmp_path)
     (tmp_path / "mine.txt").write_text("mine")
     export(asked(), tmp_path, formats_of("labels"))
     assert (tmp_path / "labels.jsonl").read_bytes().startswith(b'{"kind":"run"')
-    assert names_in(tmp_path) == ["labels.jsonl", "mine.txt"]
+    assert names_in(tmp_path) == [MANIFEST, "labels.jsonl", "mine.txt"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +208,7 @@ def test_it_says_what_it_wrote_and_how_to_have_it_again(tmp_path):
     done = run_piped(*words, "--to", str(tmp_path / "a"))
     *written, again = done.stdout.decode().splitlines()
     assert [line.split()[1] for line in written] == [
-        str(tmp_path / "a" / name) for name in ("events.jsonl", "labels.jsonl")
+        str(tmp_path / "a" / name) for name in ("events.jsonl", "labels.jsonl", MANIFEST)
     ]
     program, *same = shlex.split(again.removeprefix("Again: "))
     assert program == "ghosttrain"

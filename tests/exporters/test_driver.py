@@ -22,7 +22,7 @@ from ghosttrain.cli.main import main
 from ghosttrain.core.errors import InputFileError, SpecError, WorldError
 from ghosttrain.exporters import driver, workspace
 from ghosttrain.exporters.asking import asked_of, duration_words, moment_of, ranks_of
-from ghosttrain.exporters.driver import digest_of, export, moments_in, slices
+from ghosttrain.exporters.driver import MANIFEST, digest_of, export, moments_in, slices
 from ghosttrain.exporters.formats import formats_of
 from ghosttrain.exporters.savepoint import (
     Savepoint,
@@ -297,10 +297,9 @@ def test_an_export_that_lacks_names_gets_them_from_whoever_comes_next(tmp_path, 
     assert files_in(tmp_path / "a").keys() == {"events.jsonl"}
     export(Asked(RUN, stop_s=300.0), tmp_path / "a", formats_of("labels-parquet"))
     made = files_in(tmp_path / "a")
-    assert made.keys() == {"events.jsonl", "labels.jsonl", "labels.parquet"}
-    assert {name: made[name] for name in ("events.jsonl", "labels.jsonl")} == files_in(
-        tmp_path / "b"
-    )
+    assert made.keys() == {"events.jsonl", "labels.jsonl", "labels.parquet", MANIFEST}
+    whole = files_in(tmp_path / "b")
+    assert all(made[name] == whole[name] for name in ("events.jsonl", "labels.jsonl"))
 
 
 def test_part_files_of_an_older_longer_export_go_with_it(tmp_path):
@@ -349,7 +348,7 @@ def test_two_at_once_into_one_folder_are_told_apart(tmp_path):
         assert (tmp_path / "out" / HIDDEN / "lock").exists()
         other.communicate()
     export(Asked(RUN), tmp_path / "out", formats_of("labels"))
-    assert files_in(tmp_path / "out").keys() == {"labels.jsonl"}
+    assert files_in(tmp_path / "out").keys() == {"labels.jsonl", MANIFEST}
 
 
 def test_progress_is_told_and_grows(tmp_path):

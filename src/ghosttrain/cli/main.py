@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A run, or a window of it, as files, as fast as possible.",
         (
             "ghosttrain export llama-3-8b --seed 7 --to out",
-            "ghosttrain export llama-3-8b --to out --format parquet --from 20min --to-time step=1400",
+            "ghosttrain export llama-3-8b --to out --format parquet --from 20min --to-time 1h",
             "ghosttrain export --faults realistic --to out --format labels,labels-parquet",
         ),
     ),

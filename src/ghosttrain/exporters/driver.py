@@ -38,6 +38,8 @@ from ghosttrain.exporters.workspace import Workspace, Written
 from ghosttrain.exporters.writing import Asked, Chunk, Exporter, TakesMany
 from ghosttrain.inputs.spec_file import write_spec_file
 
+MANIFEST = "ghosttrain.json"
+MANIFEST_SCHEMA = "ghosttrain.export/1"
 SAVE_EVERY_WALL_S = 3.0  # what a kill costs at most; a savepoint takes some hundredths
 SAVE_EVERY_BYTES = 256 << 20  # more would make the disk, and so the savepoint, the slow part
 # A slice is worth about a tenth of a second: that often progress is told and Ctrl-C finds a
@@ -130,6 +132,7 @@ class Course:
         self, asked: Asked, formats: Sequence[Format], workspace: Workspace, exporters: list[Any]
     ) -> None:
         self._asked, self._workspace, self._exporters = asked, workspace, exporters
+        self._formats = formats
         self._digest = digest_of(asked, formats)
         self._names = [one.file for one in formats if one.file]
         self._fields = wanted_fields(exporters)
@@ -156,6 +159,7 @@ class Course:
                 saved_wall_s, saved_bytes = time.monotonic(), self._written_bytes
         for exporter in self._exporters:
             self._workspace.append(exporter.close())
+        self._workspace.append([(MANIFEST, manifest(self._asked, self._formats))])
         whole = Savepoint(
             self._digest, self._asked.end_s, dict(self._workspace.lengths), is_whole=True
         )
@@ -279,16 +283,15 @@ def moments_in(start_s: float, stop_s: float, end_s: float, every_s: float) -> N
     return moments[(moments >= start_s) & (moments < stop_s) & (moments <= end_s)]
 
 
-def digest_of(asked: Asked, formats: Sequence[Format]) -> str:
-    """What makes an export this one: of the same digest, the same bytes come."""
+def request_of(asked: Asked, formats: Sequence[Format]) -> dict[str, Any]:
+    """What makes an export this one: of the same request, the same bytes come."""
     from ghosttrain import __version__
 
-    run = asked.run
-    told = {
-        "spec": write_spec_file(run.spec),
-        "seed": run.seed,
+    return {
+        "spec": write_spec_file(asked.run.spec),
+        "seed": asked.run.seed,
         "log_interval": asked.log_interval,
-        "window_s": [asked.start_s, asked.stop_s],
+        "window_s": [asked.start_s, asked.stop_s if math.isfinite(asked.stop_s) else None],
         "every_s": asked.every_s,
         "gpus": asked.gpus,
         "metrics": asked.metrics,
@@ -297,4 +300,14 @@ def digest_of(asked: Asked, formats: Sequence[Format]) -> str:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def digest_of(asked: Asked, formats: Sequence[Format]) -> str:
+    """The request in few characters."""
+    return hashlib.sha256(json.dumps(request_of(asked, formats)).encode()).hexdigest()
+
+
+def manifest(asked: Asked, formats: Sequence[Format]) -> bytes:
+    """What says of all files, those that cannot say it themselves too, that they are simulated."""
+    told = {"simulated": True, "schema": MANIFEST_SCHEMA, **request_of(asked, formats)}
+    return json.dumps(told, indent=2).encode() + b"\n"
