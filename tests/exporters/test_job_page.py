@@ -61,9 +61,14 @@ def test_what_is_not_known_yet_is_left_out():
     assert "ghosttrain_loss" not in values
     assert "ghosttrain_validation_loss" not in values
     assert "ghosttrain_checkpoint_step" not in values
-    astray = replace(LAST, loss=math.nan)
-    assert "ghosttrain_loss" not in said(last=astray)
-    assert "ghosttrain_grad_norm" in said(last=astray)
+    assert "ghosttrain_since_step_seconds" not in values
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_a_loss_that_is_no_number_is_said_not_left_out(openmetrics):
+    now = said(openmetrics=openmetrics, last=replace(LAST, loss=math.nan, grad_norm=math.nan))
+    assert math.isnan(now["ghosttrain_loss"])
+    assert math.isnan(now["ghosttrain_grad_norm"])
 
 
 def test_what_was_made_last_is_said():

@@ -6,7 +6,6 @@ Names follow Prometheus: `_total` for what only grows, `_ratio` for 0..1, `_seco
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,6 +85,7 @@ def _playing(playing: Playing) -> list[Row]:
 
 
 def _progress(run: Run, job: JobState) -> list[Row]:
+    since_s = job.since_step_s if job.last else None
     return [
         ("attempt", "gauge", "", "Launch of the job, from 1", job.attempt),
         ("step", "gauge", "", "Last completed step", job.step),
@@ -94,7 +94,7 @@ def _progress(run: Run, job: JobState) -> list[Row]:
         ("tokens", "gauge", "", "Tokens seen up to the last completed step", job.tokens),
         ("samples", "gauge", "", "Sequences seen up to the last completed step", job.samples),
         ("steps", "counter", "", "Steps begun and done, again or not", _done(run, job)),
-        ("since_step_seconds", "gauge", "seconds", "Time since the last step", job.since_step_s),
+        ("since_step_seconds", "gauge", "seconds", "Time since the last step", since_s),
     ]
 
 
@@ -177,7 +177,7 @@ def _known(rows: Iterable[Row]) -> Iterator[Metric]:
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
     for name, kind, unit, about, value in rows:
-        if value is None or math.isnan(value):
+        if value is None:
             continue
         made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
         yield made(f"ghosttrain_{name}", f"{about} {SIMULATED}.", value=float(value), unit=unit)
