@@ -17,6 +17,7 @@ import pytest
 
 from ghosttrain.core.errors import RequestError, SpecError, WorldError
 from ghosttrain.core.run import simulate
+from ghosttrain.core.spec import Faults
 from ghosttrain.inputs.request import Request, resolve
 from ghosttrain.testing import RunServer, serving
 from tests.exporters.runs import small_spec
@@ -136,7 +137,8 @@ def spec_of_words() -> object:
         ("llama-3-8b --gpus 64 --steps 60", {"gpus": 16, "faults": FAULT}),
         ("--set recipe.steps=60 llama-3-8b --set cluster.gpus=16", {"faults": FAULT}),
         ("llama-3-8b", {"set": {"cluster.gpus": 16, "recipe.steps": 60}, "faults": FAULT}),
-        ("llama-3-8b --gpus 16 --steps 60 --faults gpu-off-bus@100s:9 --seed 5", {"seed": 1}),
+        ("llama-3-8b --gpus 16 --steps 60 --faults gpu-off-bus@100s:9 --seed 5", {"seed": None}),
+        ("llama-3-8b --gpus 16 --steps 60 --faults gpu-off-bus@100s:9 --seed 9", {"seed": 5}),
     ],
 )  # fmt: skip
 def test_what_the_command_line_takes_is_taken(spec: str, flags: dict[str, object]):
@@ -152,6 +154,10 @@ def test_files_specs_and_runs_are_taken(tmp_path):
         assert (server.run.spec.cluster.gpus, server.run.spec.recipe.total_steps) == (16, 60)
     with serving(small_spec(), seed=7, faults="gpu-off-bus@200s:9") as server:
         assert server.run.timeline == run_with(FALLEN).timeline
+    patient = replace(small_spec(), faults=Faults(watchdog_timeout_s=1200.0))
+    with serving(patient, faults="gpu-off-bus@200s:9") as server:
+        assert server.run.spec.faults.watchdog_timeout_s == 1200.0
+        assert server.run.seed == 1
     run = simulate(small_spec(), 3)
     with serving(run) as server:
         assert server.run is run
@@ -192,6 +198,7 @@ def test_the_same_words_are_the_same_run():
         ("llama-3-8b", {"port": 70000}, RequestError, "ports are 0 to 65,535"),
         (small_spec(), {"gpus": 16}, SpecError, "gpus: a RunSpec is complete but for faults"),
         (run_with(), {"faults": "realistic"}, SpecError, "faults: a Run is what it is"),
+        (run_with(), {"seed": 3}, SpecError, "seed: a Run is what it is"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(spec, how, error, told):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ghosttrain.testing.alerts import Alert, Rules
     from ghosttrain.testing.moments import When
 
-SEED = 1  # of runs whose seed nobody says: a test is the same every time
 METRICS = "default,node"  # as `ghosttrain serve` has them
 HOST = "127.0.0.1"
 # All who scrape within it see one state. A test that plays at speed 60 looks every 6 s of run
@@ -181,7 +180,7 @@ class RunServer:
 def serving(
     spec: Wanted = None,
     *,
-    seed: int = SEED,
+    seed: int | None = None,
     at: When | None = None,
     speed: float = 0.0,
     faults: str | None = None,
@@ -194,7 +193,7 @@ def serving(
     Args:
         spec: What to rehearse: what the command line takes ("llama-3-8b", a file,
             "llama-3-8b --gpus 64"), a RunSpec or a Run; None for a random run.
-        seed: Of the run.
+        seed: Of the run; None: that of the words, else 1.
         at: Where it begins, as `RunServer.at` takes it.
         speed: Run seconds per wall second; at 0 time moves only when it is told to.
         faults: As `--faults` takes them, as in "gpu-off-bus@20min:17".

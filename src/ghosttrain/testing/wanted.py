@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Wanted = str | PathLike[str] | RunSpec | Run | None
 
+SEED = 1  # of runs whose seed nobody says: a test is the same every time
+
 # The flags of `ghosttrain run` that say what to rehearse.
 FLAGS = (
     *("model", "gpu", "gpus", "dataset", "tokens", "epochs", "steps", "seq_len"),
@@ -27,29 +29,28 @@ FLAGS = (
 )
 
 
-def run_of(wanted: Wanted, seed: int, flags: Mapping[str, Any]) -> Run:
+def run_of(wanted: Wanted, seed: int | None, flags: Mapping[str, Any]) -> Run:
     """The run that is wanted.
 
     Args:
         wanted: A SPEC of the command line, alone or with its flags, as in
             "llama-3-8b --gpus 64"; a RunSpec; a Run; None for a random run.
-        seed: Of the run, unless the words have another or it is a Run.
+        seed: Of the run; None: that of the words, else SEED.
         flags: Flags by name, as in {"gpus": 64}; they override those of the words.
 
     Raises:
         RequestError: If there can be no such run.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {"seed": seed, **flags}
+    given = {name: value for name, value in given.items() if value is not None}
     match wanted:
         case Run():
             _refuse(given, "a Run is what it is")
             return wanted
         case RunSpec():
-            faults = given.pop("faults", None)
+            seed, faults = _seed(given.pop("seed", SEED)), given.pop("faults", None)
             _refuse(given, "a RunSpec is complete but for faults: say dataclasses.replace")
-            if faults is not None:
-                wanted = Resolution({"faults": faults}, seed).with_faults(wanted)
-            return simulate(wanted, seed)
+            return simulate(wanted if faults is None else _with(wanted, faults, seed), seed)
         case None:
             spec = None
         case str():
@@ -57,8 +58,14 @@ def run_of(wanted: Wanted, seed: int, flags: Mapping[str, Any]) -> Run:
             given = said | given
         case _:
             spec = fspath(wanted)
-    seed = _seed(given.pop("seed", seed))
+    seed = _seed(given.pop("seed", SEED))
     return simulate(resolve(_request(spec, given), seed), seed)
+
+
+def _with(spec: RunSpec, faults: str, seed: int) -> RunSpec:
+    """The spec with these faults instead of its own."""
+    asked = {"faults": faults, "watchdog_timeout_s": spec.faults.watchdog_timeout_s}
+    return Resolution(asked, seed).with_faults(spec)
 
 
 def _refuse(given: Mapping[str, Any], why: str) -> None:
