@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -89,8 +90,13 @@ def test_without_promtool_it_says_what_is_missing(server: RunServer, monkeypatch
 
 
 def test_a_file_that_is_not_there_is_told(server: RunServer, tmp_path: Path):
-    with pytest.raises(InputFileError, match="no such file of rules"):
-        server.alerts(tmp_path / "rules.yml")
+    path = tmp_path / "rules.yml"
+    for asked in (path, str(path), [path]):
+        with pytest.raises(InputFileError, match="cannot be read as rules: No such file"):
+            server.alerts(asked)
+    path.write_bytes(b"groups: \xff")
+    with pytest.raises(InputFileError, match="it is no UTF-8"):
+        server.alerts(path)
 
 
 @pytest.mark.real
@@ -113,7 +119,17 @@ def test_the_window_moves_with_its_start(server: RunServer, tmp_path: Path):
     path.write_text(LOST)
     alerts = server.alerts(path, start="100s", stop="290s", every=15)
     assert alerts == [Alert("GpuLost", {"instance": "gpu-0001"}, 265.0, None)]
+    assert server.alerts(str(path), start="100s", stop="290s", every=15) == alerts
     assert server.alerts([path], start="100s", stop="200s", every=10) == []
+
+
+@pytest.mark.real
+def test_labels_are_read_whatever_is_in_them(server: RunServer):
+    program("promtool")
+    odd = "a 'quoted' {\"word\", = \\ x}, got: é"
+    rules = ANY_LOST.replace("16}", f"16, labels: {{odd: {json.dumps(odd)}}}}}")
+    (alert,) = server.alerts(rules, start="180s", stop="230s", every=10)
+    assert alert.labels == {"odd": odd}
 
 
 @pytest.mark.real
@@ -145,7 +161,7 @@ def test_rules_read_what_others_record_and_alerts_may_come_again(tmp_path: Path)
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("text", ["groups: nonsense", LOST.replace("count by", "cuont by")])
+@pytest.mark.parametrize("text", ["groups: nonsense\n", LOST.replace("count by", "cuont by")])
 def test_rules_that_promtool_refuses_are_told(server: RunServer, text: str):
     program("promtool")
     with pytest.raises(InputFileError, match="promtool: "):

@@ -10,6 +10,7 @@ those that do. An hour takes seconds, and no wall clock is in it.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ _GROUP = re.compile(r"^\s*-\s+name:\s*[\"']?([^\"'#\n]+?)[\"']?\s*(?:#.*)?$", re
 _GOT = re.compile(r'expr: ".*", time: (\S+),\s+exp: ?\S*\s+got: ?(.*)')
 _SET = re.compile(r'\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}')
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_OWN = ("__name__", "alertstate")  # labels of ALERTS that no alert has
 _UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
@@ -93,7 +95,7 @@ def alerts_of(run: Run, metrics: Sequence[Metric], rules: Rules, scrapes: Scrape
     Args:
         run: The run.
         metrics: What its pages have.
-        rules: Rule files, or the text of one.
+        rules: Rule files, or the text of one (a text has more than one line).
         scrapes: When it is scraped, and the rules are evaluated.
 
     Raises:
@@ -151,20 +153,29 @@ def _with_target(key: bytes, target: bytes) -> bytes:
 
 
 def _rule_files(rules: Rules, folder: Path) -> list[Path]:
+    if isinstance(rules, str) and "\n" not in rules:
+        rules = Path(rules)
     if isinstance(rules, str):
         path = folder / "rules.yml"
         path.write_text(rules, "utf-8")
         return [path]
     paths = [rules] if isinstance(rules, Path) else list(rules)
     for path in paths:
-        if not path.is_file():
-            raise InputFileError(f"{path}: there is no such file of rules")
+        _text(path)
     return [path.resolve() for path in paths]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise InputFileError(f"{path}: cannot be read as rules: {why}") from None
 
 
 def _read_by(rules: Sequence[Path], metrics: Sequence[Metric]) -> list[Metric]:
     """The metrics that rules can read: the other series would only cost time."""
-    text = "\n".join(path.read_text("utf-8") for path in rules)
+    text = "\n".join(map(_text, rules))
     by_pattern = "__name__" in text
     return [metric for metric in metrics if by_pattern or metric.name in text]
 
@@ -172,7 +183,7 @@ def _read_by(rules: Sequence[Path], metrics: Sequence[Metric]) -> list[Metric]:
 def _unit_test(series: Series, rules: Sequence[Path], scrapes: int, every_s: float) -> str:
     """A file for `promtool test rules` that asks at each evaluation which alerts fire."""
     # Groups in the order of the files: who reads what another records finds it.
-    order = [name for path in rules for name in _GROUP.findall(path.read_text("utf-8"))]
+    order = [name for path in rules for name in _GROUP.findall(_text(path))]
     step = f"{every_s:.0f}s"
     lines = [
         "rule_files:",
@@ -210,11 +221,8 @@ def _told(test: Path) -> Iterator[tuple[float, dict[str, str]]]:
         raise InputFileError(f"promtool: {said.replace(f'{test.parent}/', '').strip()[-1000:]}")
     for time, got in found:
         for labels in _SET.findall(got):
-            shown = dict(_LABEL.findall(labels))
+            shown = {key: json.loads(f'"{text}"') for key, text in _LABEL.findall(labels)}
             yield _seconds(time), {k: v for k, v in shown.items() if k not in _OWN}
-
-
-_OWN = ("__name__", "alertstate")
 
 
 def _seconds(text: str) -> float:
