@@ -10,6 +10,8 @@ from importlib import import_module
 from ghosttrain.cli.common import new_parser
 from ghosttrain.cli.main import COMMANDS, parse
 
+_SUM = re.compile(r"\$\(\([^)]*\)\)")
+_VARIABLE = re.compile(r"\$\w+|\$\{\w+\}")
 _ENDS = frozenset({"|", ">", ">>", "<", "&", "&&", ";", "done"})
 
 
@@ -19,11 +21,16 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each `ghosttrain` in the shell blocks, up to a pipe or a redirection."""
+    """The words of each `ghosttrain` in the shell blocks, up to a pipe or a redirection.
+
+    A variable of the shell counts as 1, a sum as 2: what comes of `$day` and `$((day + 1))` in a
+    loop over days.
+    """
     found = []
     for block in blocks(text, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            filled = _VARIABLE.sub("1", _SUM.sub("2", line))
+            lexer = shlex.shlex(filled, posix=True, punctuation_chars=True)
             lexer.whitespace_split = True
             words = list(lexer)
             for at, word in enumerate(words):

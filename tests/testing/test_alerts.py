@@ -14,6 +14,7 @@ from ghosttrain.testing.alerts import Scrapes, scraped
 from ghosttrain.testing.server import METRICS, _chosen
 from tests.real.prometheus import program
 from tests.serve.servers import run_with
+from tests.terminal import ROOT
 
 LOST = """\
 groups:
@@ -173,3 +174,16 @@ def test_rules_that_never_fire_find_nothing():
     program("promtool")
     with serving(run_with()) as server:
         assert server.alerts(LOST, start="2min") == []
+
+
+@pytest.mark.real
+def test_the_rules_of_the_kits_are_read(server: RunServer):
+    program("promtool")
+    rules = sorted(
+        (ROOT / "kits" / "prometheus" / "rules").glob("*.yml"),
+        key=lambda path: (path.stem != "thresholds", path.stem != "recording", path.stem),
+    )
+    fired = server.alerts(rules, start="100s", stop="600s", every=15)
+    lost = [alert for alert in fired if alert.name == "GpuLost"]
+    assert [alert.labels["Hostname"] for alert in lost] == ["gpu-0001"]
+    assert lost[0].start_s >= 200.0
