@@ -605,3 +605,8 @@ def test_whoever_cancels_a_step_is_told():
     reasons = {0: "DUE TO NODE FAILURE", -15: "DUE to SIGNAL Terminated", 1: "DUE TO TASK FAILURE"}
     for code, reason in reasons.items():
         assert reason in lines(K.STEP_CANCELLED, code=code)[-1]
+
+
+def test_torchrun_dates_a_failure_when_it_saw_it_ahead_of_what_it_says_of_it():
+    written = lines(K.AGENT_SUMMARY, code=1, value=2.5)
+    assert "  time      : 2026-01-01_01:36:58" in written

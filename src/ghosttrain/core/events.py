@@ -418,7 +418,7 @@ class MessageKind(StrEnum):
     ROLLBACK = "trainer_rollback"  # value: batches that are skipped
     AGENT_SIGTERM = "agent_sigterm"  # torchrun ends the workers that are left
     AGENT_FAILED = "agent_failed"  # code: exit code
-    AGENT_SUMMARY = "agent_summary"  # code: exit code
+    AGENT_SUMMARY = "agent_summary"  # code: exit code; value: seconds since the agent saw it
     NODE_FAILED = "scheduler_node_failed"
     TASK_EXITED = "scheduler_task_exited"  # code: exit code
     STEP_CANCELLED = "scheduler_step_cancelled"

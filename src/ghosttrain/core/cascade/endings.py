@@ -208,7 +208,8 @@ def _aftermath(s: Speaker, down: Span) -> Iterator[MessageLogged]:
         if not waiting:
             return
         mates = s.per_node - (1 if i.rank // s.per_node == reporter // s.per_node else 0)
-        yield from _agent(s, reporter, _SIGABRT, at(_AGENT_FAILED_S), at(_AGENT_SUMMARY_S), mates)
+        times_s = at(_AGENT_FAILED_S), at(_AGENT_FAILED_S), at(_AGENT_SUMMARY_S)  # all are gone
+        yield from _agent(s, reporter, _SIGABRT, times_s, mates)
         victim, code = reporter, _SIGABRT
     else:
         victim, code = s.victim, _exit_code(s)
@@ -218,18 +219,29 @@ def _aftermath(s: Speaker, down: Span) -> Iterator[MessageLogged]:
         peer = s.rank_elsewhere()
         if peer is not None:
             yield _peers_abort(s, at(_PEERS_ABORT_S), scale, peer, s.gpus - s.per_node)
-        yield from _agent(s, victim, code, at(_AGENT_FAILED_S), at(_AGENT_SUMMARY_S), 1)
+        times_s = at(_AGENT_SIGNAL_S), at(_AGENT_FAILED_S), at(_AGENT_SUMMARY_S)
+        yield from _agent(s, victim, code, times_s, 1)
     yield s.say(at(_TASK_EXITED_S), _M.TASK_EXITED, rank=victim, code=code)
     cancelled = victim // s.per_node
     yield s.say(at(_STEP_CANCELLED_S), _M.STEP_CANCELLED, node=cancelled, code=code)
 
 
 def _agent(
-    s: Speaker, rank: int, code: int, failed_s: float, summary_s: float, failed: int
+    s: Speaker,
+    rank: int,
+    code: int,
+    times_s: tuple[float, float, float],
+    failed: int,
 ) -> Iterator[MessageLogged]:
-    """What torchrun says of a worker of its node, and of all that failed."""
+    """What torchrun says of a worker of its node, and of all that failed.
+
+    Args:
+        times_s: When the agent saw it, when it names the first, when it ends with the error.
+    """
+    seen_s, failed_s, summary_s = times_s
+    ago_s = summary_s - seen_s
     yield s.say(failed_s, _M.AGENT_FAILED, rank=rank, code=code)
-    yield s.say(summary_s, _M.AGENT_SUMMARY, rank=rank, ranks=failed, code=code)
+    yield s.say(summary_s, _M.AGENT_SUMMARY, rank=rank, ranks=failed, code=code, value=ago_s)
 
 
 def _peers_abort(s: Speaker, from_s: float, scale: float, peer: int, ranks: int) -> MessageLogged:
@@ -250,8 +262,8 @@ def _after_lost_nodes(
     if not i.hangs and peer is not None:
         left = s.gpus - i.gpus
         yield _peers_abort(s, at(_PEERS_ABORT_S), scale, peer, left)
-        failed_s, summary_s = at(_AGENT_FAILED_S), at(_AGENT_SUMMARY_S)
-        yield from _agent(s, peer, _EXCEPTION, failed_s, summary_s, min(s.per_node, left))
+        times_s = at(_AGENT_FAILED_S), at(_AGENT_FAILED_S), at(_AGENT_SUMMARY_S)
+        yield from _agent(s, peer, _EXCEPTION, times_s, min(s.per_node, left))
         yield s.say(at(_TASK_EXITED_S), _M.TASK_EXITED, rank=peer, code=_EXCEPTION)
     if missed_s < down.due_s:
         yield s.say(missed_s, _M.NODE_FAILED, ranks=s.nodes)

@@ -106,7 +106,7 @@ def _lines(writer: Writer, event: MessageLogged) -> list[str]:
         case MessageKind.AGENT_FAILED:
             return launcher.agent_failed_lines(writer, code)
         case MessageKind.AGENT_SUMMARY:
-            return launcher.agent_summary_lines(writer, code, event.ranks)
+            return launcher.agent_summary_lines(writer, code, event.ranks, value)
         case MessageKind.NODE_FAILED:
             return launcher.node_failed_lines(writer)
         case MessageKind.TASK_EXITED:

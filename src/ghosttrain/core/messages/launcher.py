@@ -52,11 +52,15 @@ def agent_failed_lines(writer: Writer, code: int) -> list[str]:
     return [f"{writer.agent_prefix('E', _FAILED)}failed (exitcode: {code}) {which}"]
 
 
-def agent_summary_lines(writer: Writer, code: int, failed: int) -> list[str]:
-    """The error torchrun ends with: `failed` workers of the node ended badly, this one first."""
+def agent_summary_lines(writer: Writer, code: int, failed: int, ago_s: float) -> list[str]:
+    """The error torchrun ends with: `failed` workers of the node ended badly, this one first.
+
+    A failure's time is when the agent saw it, `ago_s` before, ahead of what it says of it
+    (PyTorch 2.6, elastic/multiprocessing/api.py: _poll; errors/__init__.py: ProcessFailure).
+    """
     others = [rank for rank in writer.local_ranks if rank != writer.rank][: max(0, failed - 1)]
-    root = _failure(writer, 0, writer.rank, code)
-    rest = [_failure(writer, n, rank, code) for n, rank in enumerate(others, start=1)]
+    root = _failure(writer, 0, writer.rank, code, ago_s)
+    rest = [_failure(writer, n, rank, code, ago_s) for n, rank in enumerate(others, start=1)]
     title = f"{_PROGRAM} FAILED"
     widest = max(len(line) for block in (root, *rest) for line in block)
     width = max(len(title), min(_WIDEST_BORDER, widest))
@@ -80,7 +84,7 @@ def agent_summary_lines(writer: Writer, code: int, failed: int) -> list[str]:
     ]
 
 
-def _failure(writer: Writer, number: int, rank: int, code: int) -> list[str]:
+def _failure(writer: Writer, number: int, rank: int, code: int, ago_s: float) -> list[str]:
     pid = _pid(writer, rank)
     if code < 0:
         name = _SIGNALS.get(-code, "<N/A>")
@@ -89,7 +93,7 @@ def _failure(writer: Writer, number: int, rank: int, code: int) -> list[str]:
         ending = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
     return [
         f"[{number}]:",
-        f"  time      : {writer.stamp('%Y-%m-%d_%H:%M:%S')}",
+        f"  time      : {writer.stamp('%Y-%m-%d_%H:%M:%S', -ago_s)}",
         f"  host      : {writer.host}.{DOMAIN}",
         f"  rank      : {rank} (local_rank: {rank - writer.local_ranks[0]})",
         f"  exitcode  : {code} (pid: {pid})",

@@ -99,9 +99,9 @@ class Writer:
         second, micro = divmod(micro, 1_000_000)
         return datetime.fromtimestamp(self.plan.spec.start_unix_s + second, UTC), micro
 
-    def stamp(self, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    def stamp(self, form: str = "%Y-%m-%d %H:%M:%S", after_s: float = 0.0) -> str:
         """The writer's time in a strftime form."""
-        return self.moment()[0].strftime(form)
+        return self.moment(after_s)[0].strftime(form)
 
     def kernel_stamp(self, after_s: float = 0.0) -> str:
         """`[449410.332316] `: seconds since the node was booted (Linux, kernel/printk)."""
