@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
+from ghosttrain import catalog
+from ghosttrain.core.events import MessageKind, MessageLogged
 from ghosttrain.exporters.writing import Asked
 from tests.exporters.machine.files import KINDS, faulty_run, files_of
 from tests.real_formats import job_output, kernel_log
@@ -31,3 +36,17 @@ def test_kernels_write_what_real_ones_would(kind: str):
     for text in files_of(Asked(faulty_run(kind)), "kernel").values():
         kernel_log.read(text, findings)
     assert findings.told == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if catalog.fault_kind(kind).xids])
+def test_telemetry_has_an_xid_from_the_kernels_line_on(kind: str):
+    """Not only from the end of the step in which it came; a GPU that is lost tells nothing."""
+    run, found = faulty_run(kind), {}
+    for event in run.events(0.0, math.inf, sample_every=1000):
+        if isinstance(event, MessageLogged) and event.message is MessageKind.XID:
+            found[event.time_s, event.rank] = event.code
+    assert found
+    for (time_s, rank), code in found.items():
+        now = run.telemetry(np.array([time_s + 1e-3]), ("xid",))
+        if rank not in now.lost[0]:
+            assert now.columns["xid"][0, rank] == code

@@ -225,8 +225,18 @@ class Timeline:
         return tuple(self.effects[i] for i in span.effects)
 
     def signs_of(self, span: Span) -> tuple[ActiveSign, ...]:
-        """The signs that have come by `span`."""
-        return tuple(self.signs[i] for i in span.signs)
+        """The signs that have come by `span`, or that come in it."""
+        return tuple(self.signs[i] for i in self.sign_indices(span))
+
+    def sign_indices(self, span: Span) -> tuple[int, ...]:
+        """Indices of the signs that have come by `span`, or that come in it.
+
+        A sign ends no span: it shows when it comes, in the middle of a step. Signs stand in the
+        order in which they came.
+        """
+        first = bisect_right(self.signs, span.start_s, key=lambda sign: sign.since_s)
+        last = bisect_right(self.signs, span.end_s, key=lambda sign: sign.since_s)
+        return (*span.signs, *(i for i in range(first, last) if i not in span.signs))
 
 
 def pace_clock(plan: Plan, seed: int) -> PaceClock:

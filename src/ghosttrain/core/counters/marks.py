@@ -33,7 +33,7 @@ class Marks:
     def signs(self, at: Moments, name: str) -> I64:
         """A counter or mark that incidents move, by the signs that show in the span."""
         table = self._signs
-        which = np.array(at.span.signs, np.int64)
+        which = np.array(self.timeline.sign_indices(at.span), np.int64)
         which = which[table.name[which] == name]
         if not len(which):
             return self._none(at)
