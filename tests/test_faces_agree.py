@@ -30,12 +30,15 @@ from ghosttrain.core.run import Run, simulate
 from ghosttrain.inputs.request import resolve
 from tests.real_formats import (
     dcgm,
+    deepspeed,
     huggingface,
     job_output,
     kernel_log,
+    megatron,
     nanogpt,
     nccl,
     nccl_tests,
+    nemo,
     nvidia_smi,
     torchtitan,
 )
@@ -69,7 +72,7 @@ FIELDS = {  # by field of the tables: the series, and how many decimals both hav
 FORMATS = (
     "jsonl,labels,labels-parquet,parquet,torchtitan,hf,hf-v4,trainer-state,nanogpt,nccl,"
     "all-reduce-perf,nvidia-smi,nvidia-smi-dmon,nvidia-smi-table,kernel,stderr,slurm,"
-    "mlflow,openmetrics,tensorboard-torchtitan"
+    "mlflow,openmetrics,tensorboard-torchtitan,megatron,deepspeed,nemo"
 )
 Step = dict[str, Any]
 
@@ -339,6 +342,73 @@ def test_nanogpts_iterations_are_the_steps_behind_them(faces: Faces):
             assert close(float(line["loss"]), exact["loss"], 4)
             if line["n"] not in evaluated:  # whose time has the evaluation's in it
                 assert close(float(line["ms"]), 1000 * exact["step_time_s"], 2)
+
+
+def rate_of(row: Step, shown: str, digits: int) -> bool:
+    return f"{row['learning_rate']:.{digits}E}" == shown
+
+
+def test_megatrons_iterations_are_means_of_steps(faces: Faces):
+    """Loss and time are the interval's, the gradient norm and the rate the last step's."""
+    lines = clean(lambda f: megatron.read(faces.text("megatron.log"), f, gpus=GPUS))
+    for (attempt, first, _), launch in zip(faces.launches, by_launch(lines, "world"), strict=True):
+        since = first
+        for line in [line for line in launch if line.kind == "iteration"]:
+            n = int(line["it"])
+            exact = faces.exact[attempt, n]
+            assert float(line["loss"]) == pytest.approx(
+                means(faces, attempt, since + 1, n), rel=6e-7
+            )
+            assert close(float(line["norm"]), exact["grad_norm"], 3)
+            assert rate_of(exact, line["lr"], 6)
+            at_s = moment_of(line["stamp"], "%Y-%m-%d %H:%M:%S.%f").timestamp() - START_UNIX_S
+            assert abs(exact["time_s"] - at_s) < 2e-6
+            times = [faces.exact[attempt, m]["step_time_s"] for m in range(since + 1, n + 1)]
+            assert close(float(line["ms"]), 1000 * sum(times) / len(times), 1)
+            since = n if n > first + 1 else first  # the first iteration's line ends no interval
+    validated = {row["step"]: row for row in faces.of_kind("validation_completed")}
+    shown = [line for line in lines if line.kind == "validation"]
+    assert {int(line["it"]) for line in shown} == set(validated)
+    for line in shown:
+        exact_loss = validated[int(line["it"])]["loss"]
+        assert float(line["loss"]) == pytest.approx(exact_loss, rel=6e-7)
+    saved = {(row["step"], row["time_s"]) for row in faces.of_kind("checkpoint_saved")}
+    for line in [line for line in lines if line.kind == "saved"]:
+        at_s = moment_of(line["stamp"], "%Y-%m-%d %H:%M:%S.%f").timestamp() - START_UNIX_S
+        assert any(int(line["it"]) == n and abs(at_s - t) < 2e-6 for n, t in saved)
+
+
+def test_deepspeeds_lines_are_the_same_steps(faces: Faces):
+    lines = clean(lambda f: deepspeed.read(faces.text("deepspeed.log"), f, gpus=GPUS))
+    launches = iter(faces.launches)
+    attempt, since, _ = next(launches)
+    for line in lines:
+        if line.kind != "iteration":
+            continue
+        n = int(line["it"])
+        if n <= since:
+            attempt, since, _ = next(launches)
+        mean = means(faces, attempt, since + 1, n)
+        assert float(line["loss"]) == pytest.approx(mean, rel=6e-7)
+        begins = {each: time_s for each, _, time_s in faces.launches}
+        last_s = faces.exact.get((attempt, since), {}).get("time_s", begins[attempt])
+        took_s = faces.exact[attempt, n]["time_s"] - last_s  # with validations and checkpoints
+        assert close(float(line["ms"]), 1000 * took_s / (n - since), 1)
+        since = n
+    assert next(launches, None) is None
+
+
+def test_nemos_lines_are_means_of_steps(faces: Faces):
+    lines = clean(lambda f: nemo.read(faces.text("nemo.log"), f))
+    for (attempt, first, _), launch in zip(faces.launches, by_launch(lines, "launch"), strict=True):
+        since = first
+        for line in [line for line in launch if line.kind == "train"]:
+            n, values = int(line["it"]) + 1, nemo.values_of(line)
+            mean = means(faces, attempt, since + 1, n)
+            assert values["reduced_train_loss"] == pytest.approx(mean, rel=5.1e-4)
+            times = [faces.exact[attempt, m]["step_time_s"] for m in range(since + 1, n + 1)]
+            assert values["train_step_timing in s"] == pytest.approx(sum(times) / 10, rel=5.1e-4)
+            since = n
 
 
 def test_mlflows_metrics_are_the_trainers(faces: Faces):

@@ -109,10 +109,12 @@ def _watchdogs(lines: list[Line], findings: Findings) -> None:
 def _agents(lines: list[Line], findings: Findings, year: int) -> None:
     """Failures are captured before the agent closes the rest and says which was first."""
     first: datetime | None = None
+    agent = ""
     for line in lines:
         if line.kind in ("agent-closing", "agent-failed"):
             at = moment_of(f"{year}{line['date']} {line['clock']}", "%Y%m%d %H:%M:%S.%f")
-            first = min(first, at) if first else at
+            first = min(first, at) if first and line["agent"] == agent else at
+            agent = line["agent"]
         if line.kind == "failure-time" and first:
             at = moment_of(line["time"], "%Y-%m-%d_%H:%M:%S")
             findings.expect(at <= first, line, f"failed after the agent saw it, at {first}")

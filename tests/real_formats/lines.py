@@ -40,7 +40,9 @@ class Findings:
 class Grammar:
     """Kinds of lines by the regular expression that a whole line of the kind fits."""
 
-    def __init__(self, kinds: Mapping[str, str]) -> None:
+    def __init__(self, kinds: Mapping[str, str], *, first: bool = False) -> None:
+        """If `first`, a line is of the first kind it fits: later ones are for what is left."""
+        self.first = first
         self.kinds = {name: re.compile(pattern) for name, pattern in kinds.items()}
 
     def read(self, text: str, findings: Findings) -> list[Line]:
@@ -52,7 +54,7 @@ class Grammar:
             findings.told.append("the last line does not end")
         for number, line in enumerate(text.split("\n")[:-1], start=1):
             fits = [(k, m) for k, p in self.kinds.items() if (m := p.fullmatch(line))]
-            if len(fits) == 1:
+            if len(fits) == 1 or (fits and self.first):
                 kind, match = fits[0]
                 groups = {name: value for name, value in match.groupdict().items() if value}
                 yield Line(number, kind, groups, line)
