@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from ghosttrain.core.events import MessageKind, MessageLogged, WatchdogTimedOut
+from ghosttrain.core.events import MessageKind, MessageLogged, Phase, WatchdogTimedOut
 from ghosttrain.core.messages import kernel, launcher, pytorch, trainer
 from ghosttrain.core.messages.places import Boot, booted_s, boots, ranks_that_write
 from ghosttrain.core.messages.writer import Writer, launch_writer, message_time_s, writer_of
 from ghosttrain.core.plan import Plan
+from ghosttrain.core.timeline import Timeline
 
 __all__ = [
     "Boot",
@@ -25,6 +26,7 @@ __all__ = [
     "message_lines",
     "message_time_s",
     "ranks_that_write",
+    "time_limit_lines",
     "writer_of",
     "written_lines",
 ]
@@ -45,6 +47,21 @@ def message_lines(
         rank: Of those that write it, the one whose lines are wanted; the first where None.
     """
     return written_lines(writer_of(event, plan, seed, rank), event)
+
+
+def time_limit_lines(plan: Plan, timeline: Timeline, seed: int) -> list[str]:
+    """What srun and slurmstepd say at the end of a run that its time limit ends.
+
+    None where the run ends otherwise, or where no trainer runs by then: the job is over while the
+    run is down or its last checkpoint is exported.
+    """
+    last, done = timeline.spans[-2:]
+    if timeline.completed or last.phase in (Phase.DOWN, Phase.EXPORT):
+        return []
+    writer = launch_writer(
+        plan, timeline, seed, attempt=done.attempt, step=done.step, rank=0, time_s=done.start_s
+    )
+    return launcher.out_of_time_lines(writer)
 
 
 def written_lines(writer: Writer, event: MessageLogged | WatchdogTimedOut) -> list[str]:

@@ -158,6 +158,16 @@ def preempted_lines(writer: Writer) -> list[str]:
     return [f"slurmstepd: error: *** JOB {job} ON {at} DUE TO PREEMPTION ***"]
 
 
+def out_of_time_lines(writer: Writer) -> list[str]:
+    """The job has run as long as it may; `step_cancelled_lines` are of all other ends."""
+    job = job_id(writer.seed, writer.attempt)
+    return [
+        "srun: Job step aborted: Waiting up to 62 seconds for job step to finish.",
+        f"slurmstepd: error: *** STEP {job}.0 ON {_cancelled(writer, writer.host)} "
+        "DUE TO TIME LIMIT ***",
+    ]
+
+
 def _cancelled(writer: Writer, host: str) -> str:
     return f"{host} CANCELLED AT {writer.stamp('%Y-%m-%dT%H:%M:%S')}"
 

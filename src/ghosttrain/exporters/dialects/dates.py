@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from ghosttrain.exporters.dialects.stamps import logging_stamp
-
 _MICRO = 1_000_000
 
 
@@ -30,7 +28,8 @@ class Dates:
 
     def milli(self, time_s: float) -> str:
         """`2026-03-08 10:40:12,118`, as Python's logging has it."""
-        return logging_stamp(self._start, time_s)
+        second, milli = divmod(math.floor(time_s * 1000), 1000)
+        return f"{self._date(second):%Y-%m-%d %H:%M:%S},{milli:03d}"
 
     def second(self, time_s: float) -> str:
         """`2026-03-08 10:40:12`."""
@@ -53,4 +52,7 @@ class Dates:
 
     def _moment(self, time_s: float) -> tuple[datetime, int]:
         second, micro = divmod(math.floor(time_s * _MICRO), _MICRO)
-        return datetime.fromtimestamp(self._start + second, UTC), micro
+        return self._date(second), micro
+
+    def _date(self, second: int) -> datetime:
+        return datetime.fromtimestamp(self._start + second, UTC)

@@ -43,12 +43,13 @@ from ghosttrain.exporters.dialects.deepspeed_start import (
     optimizer_file,
 )
 from ghosttrain.exporters.dialects.interval import PER_NAT, PER_SECOND, Interval, whole
-from ghosttrain.exporters.dialects.job_output import Program, unreadable_step
-from ghosttrain.exporters.dialects.launch_moments import Moments
+from ghosttrain.exporters.dialects.job_log import JobLog, Rows
+from ghosttrain.exporters.dialects.job_output import unreadable_step
+from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import habits_of
 from ghosttrain.exporters.dialects.megatron_memory import paged_mib, reporting_ranks
 from ghosttrain.exporters.dialects.megatron_start import timers_lines
-from ghosttrain.exporters.dialects.trainer_log import Rows, TrainerLog
+from ghosttrain.exporters.dialects.programs import Program
 from ghosttrain.exporters.writing import Asked
 
 _STEP = f"[%s] [INFO] [{LOG_DIST}] [Rank 0] step=%d, skipped=%d, lr=[%r, %r], mom=%s"
@@ -129,7 +130,7 @@ PROGRAM = Program(
 )
 
 
-class DeepSpeedLog(TrainerLog):
+class DeepSpeedLog(JobLog):
     """Turns the events of one run into the output of Megatron-DeepSpeed."""
 
     def __init__(self, asked: Asked) -> None:

@@ -16,12 +16,12 @@ from ghosttrain.core.units import GIB
 from ghosttrain.exporters.dialects import deepspeed_setup as setup
 from ghosttrain.exporters.dialects import megatron_arguments as megatron
 from ghosttrain.exporters.dialects.dates import Dates
-from ghosttrain.exporters.dialects.launch_moments import Moments
+from ghosttrain.exporters.dialects.job_log import Rows
+from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import Habits
 from ghosttrain.exporters.dialects.megatron_memory import paged_mib
 from ghosttrain.exporters.dialects.megatron_model import padded_vocab, rank_parameters
 from ghosttrain.exporters.dialects.megatron_start import timers_lines
-from ghosttrain.exporters.dialects.trainer_log import Rows
 
 LOG_DIST = "logging.py:107:log_dist"
 CHECKPOINT_ENGINE = "torch_checkpoint_engine.py"

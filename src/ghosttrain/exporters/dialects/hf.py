@@ -22,6 +22,7 @@ from ghosttrain.core.events import (
     Phase,
     PhaseEnded,
     PhaseStarted,
+    RunFinished,
     StepsCompleted,
     TrainingStarted,
     ValidationCompleted,
@@ -29,7 +30,8 @@ from ghosttrain.core.events import (
 )
 from ghosttrain.core.units import GB
 from ghosttrain.exporters.dialects.hf_history import Entry, TrainerHistory
-from ghosttrain.exporters.dialects.job_output import Program, job_lines, unreadable_step
+from ghosttrain.exporters.dialects.programs import Program
+from ghosttrain.exporters.dialects.rank_zero_log import RankZeroLog
 
 if TYPE_CHECKING:
     from ghosttrain.exporters.writing import Asked
@@ -95,7 +97,7 @@ PROGRAM = Program(
 _THANKS = "Training completed. Do not forget to share your model on huggingface.co/models =)"
 
 
-class HfLog:
+class HfLog(RankZeroLog):
     """Turns the events of a run into the Trainer's output.
 
     Args:
@@ -103,21 +105,17 @@ class HfLog:
         version: Of transformers: 4 or 5.
     """
 
+    program = PROGRAM
+
     def __init__(self, asked: Asked, version: int) -> None:
+        super().__init__(asked)
         run = asked.run
-        self._plan, self._seed, self._folder = run.plan, run.seed, run.output_path
+        self._folder = run.output_path
         self._is_v4 = version == 4
         self._history = TrainerHistory(run.plan, run.timeline, asked.log_interval)
 
-    def accept(self, event: Event) -> bytes:
+    def lines(self, event: Event) -> Iterator[str]:
         """The lines that `event` adds."""
-        return "".join(f"{line}\n" for line in self._lines(event)).encode()
-
-    def close(self) -> bytes:
-        """Nothing: every line has been given."""
-        return b""
-
-    def _lines(self, event: Event) -> Iterator[str]:
         match event:
             case StepsCompleted():
                 for entry in self._history.steps(event):
@@ -132,10 +130,8 @@ class HfLog:
                 yield from self._saved(f"{self._folder}/checkpoint-{event.step}")
             case PhaseEnded(phase=Phase.EXPORT):
                 yield from self._saved(f"{self._folder}/final")
-            case MessageLogged() | WatchdogTimedOut():
-                if (step := unreadable_step(event)) is not None:
-                    yield self._loading(step)
-                yield from job_lines(event, self._plan, self._seed, PROGRAM)
+            case MessageLogged() | WatchdogTimedOut() | RunFinished():
+                yield from self.job(event)
 
     def _dict(self, entry: Entry) -> str:
         logged = {key: value for key, value in entry.logged.items() if key != "total_flos"}
@@ -149,7 +145,7 @@ class HfLog:
     def _phase(self, event: PhaseStarted) -> Iterator[str]:
         match event.phase:
             case Phase.WEIGHTS if event.step:
-                yield self._loading(event.step)
+                yield self.loading(event.step, event.time_s)
             case Phase.VALIDATION:
                 tokens = self._plan.spec.recipe.validation_tokens
                 samples, _ = self._history.validation_size(tokens)
@@ -163,7 +159,9 @@ class HfLog:
                 yield self._dict(self._history.end(event.attempt, event.time_s))
                 yield f"Saving model checkpoint to {self._folder}/final"
 
-    def _loading(self, step: int) -> str:
+    def loading(self, step: int, time_s: float) -> str:
+        """The line before it is read."""
+        del time_s
         return f"Loading model from {self._folder}/checkpoint-{step}."
 
     def _training(self, event: TrainingStarted) -> Iterator[str]:

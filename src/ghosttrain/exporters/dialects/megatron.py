@@ -35,7 +35,8 @@ from ghosttrain.core.messages.writer import drawn
 from ghosttrain.core.units import TERA
 from ghosttrain.exporters.dialects import megatron_arguments as arguments
 from ghosttrain.exporters.dialects.interval import PER_NAT, PER_SECOND, Interval, whole
-from ghosttrain.exporters.dialects.launch_moments import Moments
+from ghosttrain.exporters.dialects.job_log import JobLog, Rows
+from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_memory import (
     emptied_memory_lines,
     memory_lines,
@@ -43,7 +44,6 @@ from ghosttrain.exporters.dialects.megatron_memory import (
 )
 from ghosttrain.exporters.dialects.megatron_model import flops_per_step
 from ghosttrain.exporters.dialects.megatron_start import StartUp, first_place, timers_lines
-from ghosttrain.exporters.dialects.trainer_log import Rows, TrainerLog
 from ghosttrain.exporters.writing import Asked
 
 _LINE = (
@@ -59,7 +59,7 @@ _MODE = (
 )
 
 
-class MegatronLog(TrainerLog):
+class MegatronLog(JobLog):
     """Turns the events of one run into the output of Megatron-LM."""
 
     def __init__(self, asked: Asked) -> None:

@@ -15,7 +15,7 @@ from ghosttrain.core.messages.writer import drawn
 from ghosttrain.core.plan import Plan
 from ghosttrain.exporters.dialects import megatron_arguments as arguments
 from ghosttrain.exporters.dialects.dates import Dates
-from ghosttrain.exporters.dialects.launch_moments import Moments
+from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import Habits
 from ghosttrain.exporters.dialects.megatron_model import padded_vocab, rank_parameters
 

@@ -27,14 +27,16 @@ from ghosttrain.core.events import (
     Phase,
     PhaseEnded,
     PhaseStarted,
+    RunFinished,
     StepsCompleted,
     TrainingStarted,
     ValidationCompleted,
     WatchdogTimedOut,
 )
 from ghosttrain.core.spec import GATED_MLPS, Model
-from ghosttrain.exporters.dialects.job_output import Program, job_lines, unreadable_step
 from ghosttrain.exporters.dialects.launches import launch_of
+from ghosttrain.exporters.dialects.programs import Program
+from ghosttrain.exporters.dialects.rank_zero_log import RankZeroLog
 
 if TYPE_CHECKING:
     from ghosttrain.core.plan import Plan
@@ -70,33 +72,27 @@ PROGRAM = Program(
 )
 
 
-class NanoLog:
+class NanoLog(RankZeroLog):
     """Turns the events of a run into nanoGPT's log."""
 
+    program = PROGRAM
+
     def __init__(self, asked: Asked) -> None:
-        run = asked.run
-        self._plan, self._timeline, self._seed = run.plan, run.timeline, run.seed
-        self._folder, self._every = run.output_path, asked.log_interval
-        self._flops = flops_per_iteration(run.plan)
+        super().__init__(asked)
+        self._folder = asked.run.output_path
+        self._flops = flops_per_iteration(asked.run.plan)
         self._attempt = 0
         self._first_step = 0  # last completed one when this launch began
         self._last_end_s: float | None = None
         self._running_mfu = -1.0
 
-    def accept(self, event: Event) -> bytes:
+    def lines(self, event: Event) -> Iterator[str]:
         """The lines that `event` adds."""
-        return "".join(f"{line}\n" for line in self._lines(event)).encode()
-
-    def close(self) -> bytes:
-        """Nothing: every line has been given."""
-        return b""
-
-    def _lines(self, event: Event) -> Iterator[str]:
         match event:
             case StepsCompleted():
                 yield from self._steps(event)
             case PhaseStarted(phase=Phase.WEIGHTS):
-                yield from self._start(event.step)
+                yield from self._start(event.step, event.time_s)
             case PhaseEnded(phase=Phase.ALL_REDUCE_TEST):
                 yield "compiling the model... (takes a ~minute)"
             case PhaseStarted(phase=Phase.CHECKPOINT):
@@ -107,17 +103,20 @@ class NanoLog:
             case ValidationCompleted():
                 losses = f"train loss {event.train_loss:.4f}, val loss {event.loss:.4f}"
                 yield f"step {event.step}: {losses}"
-            case MessageLogged() | WatchdogTimedOut():
-                if unreadable_step(event) is not None:
-                    yield self._resuming
-                yield from job_lines(event, self._plan, self._seed, PROGRAM)
+            case MessageLogged() | WatchdogTimedOut() | RunFinished():
+                yield from self.job(event)
 
-    def _start(self, step: int) -> Iterator[str]:
+    def loading(self, step: int, time_s: float) -> str:
+        """The line before it is read."""
+        del step, time_s  # there is one checkpoint, and no stamp
+        return f"Resuming training from {self._folder}"
+
+    def _start(self, step: int, time_s: float) -> Iterator[str]:
         """Until the model stands."""
         plan, model = self._plan, self._plan.spec.model
         yield f"tokens per iteration will be: {plan.spec.recipe.tokens_per_step:,}"
         yield f"found vocab_size = {model.vocab_size} (inside {self._meta_path})"
-        yield self._resuming if step else "Initializing a new model from scratch"
+        yield self.loading(step, time_s) if step else "Initializing a new model from scratch"
         yield f"number of parameters: {_shown_params(plan) / 1e6:.2f}M"
         other_tensors, other = undecayed(model)
         tensors = decayed_tensors(model)
@@ -125,10 +124,6 @@ class NanoLog:
         yield f"num decayed parameter tensors: {decayed}"
         yield f"num non-decayed parameter tensors: {other_tensors}, with {other:,} parameters"
         yield "using fused AdamW: True"
-
-    @property
-    def _resuming(self) -> str:
-        return f"Resuming training from {self._folder}"
 
     @property
     def _meta_path(self) -> str:

@@ -30,11 +30,12 @@ from ghosttrain.core.events import (
     WatchdogTimedOut,
 )
 from ghosttrain.exporters.dialects.interval import PER_NAT, PER_SECOND, Interval, whole
-from ghosttrain.exporters.dialects.job_output import Program, unreadable_step
-from ghosttrain.exporters.dialects.launch_moments import Moments
+from ghosttrain.exporters.dialects.job_log import JobLog, Rows
+from ghosttrain.exporters.dialects.job_output import unreadable_step
+from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import habits_of
 from ghosttrain.exporters.dialects.nemo_start import StartUp, checkpoint_path
-from ghosttrain.exporters.dialects.trainer_log import Rows, TrainerLog
+from ghosttrain.exporters.dialects.programs import Program
 from ghosttrain.exporters.writing import Asked
 
 _LINE = (
@@ -107,7 +108,7 @@ PROGRAM = Program(
 _FOLDER = re.compile(r"(?<=')[^']*/step_(\d+)(?=/)")
 
 
-class NemoLog(TrainerLog):
+class NemoLog(JobLog):
     """Turns the events of one run into the output of NeMo 2."""
 
     program = PROGRAM

@@ -18,14 +18,14 @@ from ghosttrain.core.messages.writer import drawn
 from ghosttrain.core.plan import Plan
 from ghosttrain.exporters.dialects import megatron_arguments as megatron
 from ghosttrain.exporters.dialects.dates import Dates
-from ghosttrain.exporters.dialects.launch_moments import Moments
+from ghosttrain.exporters.dialects.job_log import Rows
+from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import Habits
 from ghosttrain.exporters.dialects.megatron_model import (
     layers_of_stage,
     padded_vocab,
     rank_parameters,
 )
-from ghosttrain.exporters.dialects.trainer_log import Rows
 
 _OWN = "nemo_logging"  # NeMo's own logger stands in for the module that speaks
 _OWN_INFO, _OWN_WARNING = f"{_OWN}:393", f"{_OWN}:405"

@@ -39,9 +39,10 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WatchdogTimedOut,
 )
-from ghosttrain.exporters.dialects.job_output import Program, job_lines, unreadable_step
+from ghosttrain.exporters.dialects.dates import Dates
 from ghosttrain.exporters.dialects.launches import Launch, attempt_at, launch_of
-from ghosttrain.exporters.dialects.stamps import logging_stamp
+from ghosttrain.exporters.dialects.programs import Program
+from ghosttrain.exporters.dialects.rank_zero_log import RankZeroLog
 from ghosttrain.exporters.dialects.torchtitan_facts import TitanFacts
 from ghosttrain.exporters.dialects.torchtitan_start import (
     Said,
@@ -99,29 +100,23 @@ PROGRAM = Program(
 )
 
 
-class TitanLog:
+class TitanLog(RankZeroLog):
     """Turns the events of a run into torchtitan's log."""
 
+    program = PROGRAM
+
     def __init__(self, asked: Asked) -> None:
-        run = asked.run
-        self._plan, self._timeline, self._seed = run.plan, run.timeline, run.seed
-        self._every = asked.log_interval
-        self._facts = TitanFacts.of(run.plan, run.output_path)
+        super().__init__(asked)
+        self._facts = TitanFacts.of(asked.run.plan, asked.run.output_path)
+        self._dates = Dates(asked.run.spec.start_unix_s)
         self._told_s: float | None = None  # lines to come at moments until then are out
         self._to_come: list[Said] = []
         self._launch: Launch | None = None
         self._last_log_s: float | None = None
         self._steps_since = 0
 
-    def accept(self, event: Event) -> bytes:
-        """The lines that `event` adds."""
-        return "".join(f"{line}\n" for line in self._lines(event)).encode()
-
-    def close(self) -> bytes:
-        """Nothing: every line has been given."""
-        return b""
-
-    def _lines(self, event: Event) -> Iterator[str]:
+    def lines(self, event: Event) -> Iterator[str]:
+        """What was due until the event, then its own."""
         if self._told_s is None:
             self._join(event.time_s)
         elif isinstance(event, PhaseStarted) and event.phase is Phase.WEIGHTS:
@@ -143,10 +138,12 @@ class TitanLog:
                 yield from self._end(event.time_s)
             case RunAborted():
                 self._to_come = []
-            case MessageLogged() | WatchdogTimedOut():
-                if (step := unreadable_step(event)) is not None:
-                    yield self._info(event.time_s, load_text(f"{self._facts.folder}/step-{step}"))
-                yield from job_lines(event, self._plan, self._seed, PROGRAM)
+            case MessageLogged() | WatchdogTimedOut() | RunFinished():
+                yield from self.job(event)
+
+    def loading(self, step: int, time_s: float) -> str:
+        """The line before it is read."""
+        return self._info(time_s, load_text(f"{self._facts.folder}/step-{step}"))
 
     # Beginnings and ends.
 
@@ -263,8 +260,7 @@ class TitanLog:
         return self._line(time_s, text, "INFO")
 
     def _line(self, time_s: float, text: str, level: str) -> str:
-        stamp = logging_stamp(self._plan.spec.start_unix_s, time_s)
-        return f"[titan] {stamp} - root - {level} - {text}"
+        return f"[titan] {self._dates.milli(time_s)} - root - {level} - {text}"
 
 
 def torchtitan_log(asked: Asked) -> TitanLog:

@@ -1,4 +1,4 @@
-"""TrainerLog: what the logs of all trainers have in common.
+"""JobLog: what logs that are the output of a whole job have in common.
 
 A launch prints its start-up, steps print a line now and then, validations and checkpoints theirs,
 and where something breaks ranks, torchrun and Slurm write into the same output. A dialect says in
@@ -29,22 +29,22 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WatchdogTimedOut,
 )
-from ghosttrain.core.identity import host_name, job_id
+from ghosttrain.core.messages import time_limit_lines
 from ghosttrain.exporters.dialects.dates import Dates
-from ghosttrain.exporters.dialects.job_output import Program
-from ghosttrain.exporters.dialects.job_writers import said_in_job
-from ghosttrain.exporters.dialects.launch_moments import Moments, moments_of
+from ghosttrain.exporters.dialects.job_output import said_in_job
+from ghosttrain.exporters.dialects.launches import Moments, moments_of
 from ghosttrain.exporters.dialects.line_queue import LineQueue
+from ghosttrain.exporters.dialects.programs import Program
 from ghosttrain.exporters.writing import Asked
 
 Rows = list[tuple[float, str]]  # run times, and what is printed then: a line or several
 # Of no trainer of these: what a check finds that is switched off, the operators' notes, and what
 # trainers say of every save anyway.
 _UNSAID = (MessageKind.NAN_LOSS, MessageKind.ROLLBACK, MessageKind.STORAGE_SLOW)
-_NO_PROCESSES = (Phase.DOWN, Phase.EXPORT, Phase.DONE)
+_NO_PROCESSES = (Phase.DOWN, Phase.EXPORT, Phase.DONE)  # of the trainer
 
 
-class TrainerLog(abc.ABC):
+class JobLog(abc.ABC):
     """Turns the events of one run into a trainer's log.
 
     Args:
@@ -64,7 +64,6 @@ class TrainerLog(abc.ABC):
         self.dates = Dates(run.spec.start_unix_s)
         self._queue = LineQueue()
         self._has_begun = False
-        self._is_up = False  # whether processes run
 
     # What a dialect says.
 
@@ -127,7 +126,6 @@ class TrainerLog(abc.ABC):
             until_s = math.inf
         lines = _encoded(self._queue.take(until_s))
         if isinstance(event, RunAborted):
-            self._is_up = False
             self._queue.drop_launch()
         return lines
 
@@ -146,7 +144,6 @@ class TrainerLog(abc.ABC):
             case PhaseStarted(phase=Phase.CHECKPOINT):
                 return self.checkpoint_started(event)
             case PhaseStarted(phase=Phase.EXPORT):  # by another program, when training is over
-                self._is_up = False
                 return self.trained(event.time_s)
             case ValidationCompleted():
                 return self.validated(event)
@@ -154,14 +151,14 @@ class TrainerLog(abc.ABC):
                 return self.saved(event)
             case MessageLogged() | WatchdogTimedOut():
                 return self.message(event)
-            case RunFinished() if self._is_up and event.reason == "time_limit":
-                return [(event.time_s, self._cancelled(event.time_s))]
+            case RunFinished():
+                lines = time_limit_lines(self.plan, self.timeline, self.seed)
+                return [(event.time_s, line) for line in lines]
             case _:
                 return []
 
     def _launched(self, attempt: int) -> Rows:
         launch = moments_of(self.timeline, self.plan, attempt)
-        self._is_up = True
         self.begin(launch, launch.step, launch.start_s)
         for time_s, text in self.start_up(launch):
             self._queue.put(time_s, text, of_launch=True)
@@ -179,23 +176,10 @@ class TrainerLog(abc.ABC):
         attempt = event.attempt if isinstance(event, StepsCompleted) else span.attempt
         launch = moments_of(self.timeline, self.plan, attempt)
         step = int(event.step[0]) - 1 if isinstance(event, StepsCompleted) else span.step
-        self._is_up = True
         self.begin(launch, step, event.time_s)
         for time_s, text in self.start_up(launch):
             if time_s >= event.time_s and not is_steps:
                 self._queue.put(time_s, text, of_launch=True)
-
-    def _cancelled(self, time_s: float) -> str:
-        """What Slurm writes when the time of the job is over."""
-        attempt = self.timeline.spans[-1].attempt
-        spares = dict(self.timeline.spares(attempt))
-        host = host_name(self.plan.spec.cluster, spares.get(0, 0))
-        at = self.dates.second(time_s).replace(" ", "T")
-        job = job_id(self.seed, attempt)
-        return (
-            "srun: Job step aborted: Waiting up to 62 seconds for job step to finish.\n"
-            f"slurmstepd: error: *** STEP {job}.0 ON {host} CANCELLED AT {at} DUE TO TIME LIMIT ***"
-        )
 
 
 def _encoded(texts: list[str]) -> bytes:
