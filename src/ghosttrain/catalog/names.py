@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 _APART: Final = re.compile(r"[^a-z0-9]+")
 _MAKERS: Final = re.compile(r"^(nvidia|amd-instinct|amd|tesla|geforce|meta|the)-")
 
 
+@lru_cache(maxsize=8192)  # each name looked for is compared with the whole catalogue
 def fold(name: str) -> str:
     """Lower case, one dash for whatever else separates: "Llama 3.1 8B" is llama-3-1-8b."""
     return _APART.sub("-", name.casefold()).strip("-")

@@ -26,7 +26,7 @@ from ghosttrain.core.events import (
     TrainingStarted,
     ValidationCompleted,
 )
-from ghosttrain.core.laws.loss_scale import fp16_loss_scale
+from ghosttrain.core.laws.loss_scale import loss_scale
 from ghosttrain.core.plan import MAX_STEPS, Plan
 from ghosttrain.core.run import Run
 from ghosttrain.core.spec import LOW_PRECISIONS
@@ -96,7 +96,7 @@ class MegatronTags:
         recipe = run.spec.recipe
         self.steps_back = 2 * every
         self._samples = recipe.global_batch_size
-        self._is_fp16 = recipe.precision == "fp16"
+        self._precision = recipe.precision
         self._tflop_per_gpu = flops_per_step(run.plan) / run.spec.cluster.gpus / TERA
         self._log = IntervalLog(every)
 
@@ -118,7 +118,7 @@ class MegatronTags:
             "learning-rate": event.learning_rate,
             "batch-size": self._samples * ones,
             "lm loss": event.loss,
-            "loss-scale": fp16_loss_scale(event.step) if self._is_fp16 else ones,
+            "loss-scale": loss_scale(self._precision, event.step),
             "grad-norm": event.grad_norm,
         }
         twins = {f"{tag} vs samples": column for tag, column in columns.items()}

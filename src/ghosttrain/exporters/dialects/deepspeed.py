@@ -15,7 +15,6 @@ wall_clock_breakdown is off, its default. A launch starts by torchrun.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +30,7 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WatchdogTimedOut,
 )
-from ghosttrain.core.laws.loss_scale import fp16_loss_scale
+from ghosttrain.core.laws.loss_scale import loss_scale
 from ghosttrain.core.messages.writer import drawn
 from ghosttrain.core.units import GIB, TERA
 from ghosttrain.exporters.dialects import deepspeed_setup as setup
@@ -48,7 +47,7 @@ from ghosttrain.exporters.dialects.job_output import unreadable_step
 from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import habits_of
 from ghosttrain.exporters.dialects.megatron_memory import paged_mib, reporting_ranks
-from ghosttrain.exporters.dialects.megatron_start import timers_lines
+from ghosttrain.exporters.dialects.megatron_words import timers_lines, validation_lines
 from ghosttrain.exporters.dialects.programs import Program
 from ghosttrain.exporters.writing import Asked
 
@@ -68,7 +67,6 @@ _TRAINER = (
 _UNTIMED_STEPS = 2  # of a launch
 _TIME_EPSILON = 1e-6
 _BLOCK = 512  # bytes
-_LARGEST_EXPONENT = 20  # of a perplexity
 _OWN = "/workspace/Megatron-DeepSpeed"
 _SITE = "/opt/venv/lib/python3.12/site-packages/deepspeed/runtime"
 _TRAINING = f"{_OWN}/megatron/training.py"
@@ -279,7 +277,7 @@ class DeepSpeedLog(JobLog):
                 "" if nan else f" lm loss: {mean:.6E} |"
                 for mean, nan in zip(means, nans, strict=True)
             ],
-            self._loss_scales(step),
+            loss_scale(recipe.precision, step).tolist(),
             [self._norms(norm) for norm in norms],
             [recipe.seq_len] * len(step),
             per_second.tolist(),
@@ -295,11 +293,6 @@ class DeepSpeedLog(JobLog):
     def _norms(self, norm: float) -> str:
         """Only a pipeline's engine tells the trainer."""
         return f" grad norm: {norm:.3f} | num zeros: 0.0 |" if self._has_pipeline else ""
-
-    def _loss_scales(self, step: NDArray[np.int64]) -> list[float]:
-        if not setup.is_half(self.plan):
-            return [1.0] * len(step)
-        return [float(scale) for scale in fp16_loss_scale(step).tolist()]
 
     def _memory(self, step: int) -> list[str]:
         """Once a launch; the numbers as they are."""
@@ -323,13 +316,7 @@ class DeepSpeedLog(JobLog):
 
     def validated(self, event: ValidationCompleted) -> Rows:
         """The loss between dashes."""
-        exponent = event.loss if event.loss < _LARGEST_EXPONENT else float(_LARGEST_EXPONENT)
-        text = (
-            f" validation loss at iteration {event.step} | lm loss value: {event.loss:.6E} | "
-            f"lm loss PPL: {math.exp(exponent):.6E} | "
-        )
-        dashes = "-" * (len(text) + 1)
-        return [(event.time_s, f"{dashes}\n{text}\n{dashes}")]
+        return [(event.time_s, "\n".join(validation_lines(event)))]
 
     def checkpoint_started(self, event: PhaseStarted) -> Rows:
         """`saving checkpoint` of the trainer, then what the engine begins with."""

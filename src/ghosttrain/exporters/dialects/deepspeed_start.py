@@ -21,7 +21,7 @@ from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import Habits
 from ghosttrain.exporters.dialects.megatron_memory import paged_mib
 from ghosttrain.exporters.dialects.megatron_model import padded_vocab, rank_parameters
-from ghosttrain.exporters.dialects.megatron_start import timers_lines
+from ghosttrain.exporters.dialects.megatron_words import timers_lines
 
 LOG_DIST = "logging.py:107:log_dist"
 CHECKPOINT_ENGINE = "torch_checkpoint_engine.py"

@@ -30,7 +30,7 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WatchdogTimedOut,
 )
-from ghosttrain.core.laws.loss_scale import fp16_loss_scale
+from ghosttrain.core.laws.loss_scale import loss_scale
 from ghosttrain.core.messages.writer import drawn
 from ghosttrain.core.units import TERA
 from ghosttrain.exporters.dialects import megatron_arguments as arguments
@@ -43,7 +43,8 @@ from ghosttrain.exporters.dialects.megatron_memory import (
     theory_lines,
 )
 from ghosttrain.exporters.dialects.megatron_model import flops_per_step
-from ghosttrain.exporters.dialects.megatron_start import StartUp, first_place, timers_lines
+from ghosttrain.exporters.dialects.megatron_start import StartUp, first_place
+from ghosttrain.exporters.dialects.megatron_words import timers_lines, validation_lines
 from ghosttrain.exporters.writing import Asked
 
 _LINE = (
@@ -53,7 +54,6 @@ _LINE = (
 )
 _LOADED = re.compile(r"/step_\d{7}(?= at iteration)")
 _REPORTED_SAVES = 3  # with memory before and after, each launch
-_LARGEST_EXPONENT = 20  # of a perplexity
 _MODE = (
     "WARNING:megatron.core.rerun_state_machine:Setting RerunStateMachine mode RerunMode.DISABLED"
 )
@@ -155,17 +155,12 @@ class MegatronLog(JobLog):
             event.learning_rate[printed].tolist(),
             [recipe.global_batch_size] * len(step),
             losses,
-            self._loss_scales(step),
+            loss_scale(recipe.precision, step).tolist(),
             [f" grad norm: {norm:.3f} |" if math.isfinite(norm) else "" for norm in norms],
             totals[2].tolist(),
             totals[2].tolist(),
         )
         return [_LINE % row for row in zip(*columns, strict=True)]
-
-    def _loss_scales(self, step: NDArray[np.int64]) -> list[float]:
-        if self.plan.spec.recipe.precision != "fp16":
-            return [1.0] * len(step)
-        return [float(scale) for scale in fp16_loss_scale(step).tolist()]
 
     def _with_memory(self, row: tuple[float, str], step: int) -> tuple[float, str]:
         """A line, and behind it what memory is in use, as long as that is told."""
@@ -184,14 +179,8 @@ class MegatronLog(JobLog):
     def validated(self, event: ValidationCompleted) -> Rows:
         """Its timer, then the loss between dashes."""
         took_ms = 1000 * event.duration_s
-        exponent = event.loss if event.loss < _LARGEST_EXPONENT else float(_LARGEST_EXPONENT)
-        text = (
-            f" validation loss at iteration {event.step} | lm loss value: {event.loss:.6E} | "
-            f"lm loss PPL: {math.exp(exponent):.6E} | "
-        )
-        dashes = "-" * (len(text) + 1)
         timers = timers_lines(("evaluate", took_ms * self._least("evaluate", event.step), took_ms))
-        return [(event.time_s, "\n".join((*timers, _MODE, dashes, text, dashes)))]
+        return [(event.time_s, "\n".join((*timers, _MODE, *validation_lines(event))))]
 
     def checkpoint_started(self, event: PhaseStarted) -> Rows:
         """`saving checkpoint`, memory before the first three."""

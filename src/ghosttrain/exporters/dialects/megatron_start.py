@@ -18,8 +18,8 @@ from ghosttrain.exporters.dialects.dates import Dates
 from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import Habits
 from ghosttrain.exporters.dialects.megatron_model import padded_vocab, rank_parameters
+from ghosttrain.exporters.dialects.megatron_words import timers_lines
 
-_TIMER_WIDTH = 48  # name and dots
 _SPLITS = ("train", "valid")  # the split 99,1,0 has no third
 
 
@@ -286,24 +286,6 @@ class StartUp:
 
 _INDEXED = "INFO:megatron.core.datasets.indexed_dataset:"
 _GPT = "INFO:megatron.core.datasets.gpt_dataset:"
-
-
-def timers_lines(
-    *timers: tuple[str, float, float], logger: str = "INFO:megatron.core.timers:"
-) -> list[str]:
-    """A block of timers.
-
-    Args:
-        timers: (name, least, most) over the ranks, milliseconds.
-        logger: What stands before its first line.
-    """
-    return [
-        f"{logger}(min, max) time across ranks (ms):",
-        *(
-            f"    {(name + ' ').ljust(_TIMER_WIDTH, '.')}: ({least:.2f}, {most:.2f})"
-            for name, least, most in timers
-        ),
-    ]
 
 
 def first_place(plan: Plan) -> str:

@@ -1,0 +1,39 @@
+"""Lines that Megatron-LM and its fork under DeepSpeed print alike."""
+
+from __future__ import annotations
+
+import math
+
+from ghosttrain.core.events import ValidationCompleted
+
+_TIMER_WIDTH = 48  # name and dots
+_LARGEST_EXPONENT = 20.0  # of a perplexity
+
+
+def timers_lines(
+    *timers: tuple[str, float, float], logger: str = "INFO:megatron.core.timers:"
+) -> list[str]:
+    """A block of timers.
+
+    Args:
+        timers: (name, least, most) over the ranks, milliseconds.
+        logger: What stands before its first line.
+    """
+    return [
+        f"{logger}(min, max) time across ranks (ms):",
+        *(
+            f"    {(name + ' ').ljust(_TIMER_WIDTH, '.')}: ({least:.2f}, {most:.2f})"
+            for name, least, most in timers
+        ),
+    ]
+
+
+def validation_lines(event: ValidationCompleted) -> list[str]:
+    """The loss of a validation between dashes."""
+    exponent = min(_LARGEST_EXPONENT, event.loss)
+    text = (
+        f" validation loss at iteration {event.step} | lm loss value: {event.loss:.6E} | "
+        f"lm loss PPL: {math.exp(exponent):.6E} | "
+    )
+    dashes = "-" * (len(text) + 1)
+    return [dashes, text, dashes]
