@@ -28,6 +28,7 @@ from tests.exporters.dialects.cases import (
     faulty,
     lines_of,
     out_of_time,
+    run_of,
     text_of,
 )
 
@@ -81,7 +82,7 @@ def dicts(run: Run, name: str, every: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("every", [1, 10, 32])
 @pytest.mark.parametrize("name", ["dense", "latent", "gpu-fault"])
 def test_dicts_of_version_5_are_strings_of_four_digits(name, every):
-    run = faulty(name) if name == "gpu-fault" else calm(name)
+    run = run_of(name)
     logged, wanted = dicts(run, "hf", every), list(entries(run, every))
     assert len(logged) == len(wanted) > 5
     for shown, values in zip(logged, wanted, strict=True):
@@ -94,7 +95,7 @@ def test_dicts_of_version_5_are_strings_of_four_digits(name, every):
 
 @pytest.mark.parametrize("name", ["dense", "experts", "gpu-fault"])
 def test_dicts_of_version_4_are_numbers(name):
-    run = faulty(name) if name == "gpu-fault" else calm(name)
+    run = run_of(name)
     for shown, values in zip(dicts(run, "hf-v4", 10), entries(run, 10), strict=True):
         assert list(shown) == list(values)
         for key, value in values.items():
@@ -204,7 +205,7 @@ def state_of(run: Run, every: int = 10) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["dense", "gpu-fault", "checkpoint-corrupted"])
 def test_the_state_is_json_as_the_trainer_writes_it(name):
-    run = calm(name) if name == "dense" else faulty(name)
+    run = run_of(name)
     text = text_of(run, "trainer-state")
     state = json.loads(text)
     assert text == json.dumps(state, indent=2) + "\n"
@@ -217,7 +218,7 @@ def test_the_state_is_json_as_the_trainer_writes_it(name):
 @pytest.mark.parametrize("name", ["dense", "experts", "gpu-fault", "checkpoint-corrupted"])
 def test_the_state_agrees_with_the_log(name):
     """What a launch has lost is not in the history: it goes on from that of its checkpoint."""
-    run = faulty(name) if "-" in name else calm(name)
+    run = run_of(name)
     kept: list[dict[str, str]] = []
     shown = iter(dicts(run, "hf", 10))
     for event in events_of(run):

@@ -10,8 +10,8 @@ from ghosttrain import catalog
 from ghosttrain.core.events import StepsCompleted, TrainingStarted, ValidationCompleted
 from ghosttrain.core.run import Run
 from ghosttrain.exporters.dialects.nanogpt import decayed_tensors, flops_per_iteration, undecayed
-from tests.exporters.dialects.cases import CALM, calm, events_of, faulty, lines_of
-from tests.exporters.dialects.grammar import NANO_EVAL, NANO_ITER
+from tests.exporters.dialects.cases import calm, events_of, faulty, lines_of, run_of
+from tests.exporters.dialects.grammar.nanogpt import NANO_EVAL, NANO_ITER
 
 
 def iterations(run: Run, every: int) -> list[tuple[int, float, float, float]]:
@@ -34,7 +34,7 @@ def iterations(run: Run, every: int) -> list[tuple[int, float, float, float]]:
 @pytest.mark.parametrize("every", [1, 10, 32])
 @pytest.mark.parametrize("name", ["positions", "dense", "gpu-fault"])
 def test_iterations_are_the_runs(name, every):
-    run = calm(name) if name in CALM else faulty(name)
+    run = run_of(name)
     shown = [m for line in lines_of(run, "nanogpt", every) if (m := NANO_ITER.fullmatch(line))]
     wanted = iterations(run, every)
     assert len(shown) == len(wanted) > 3

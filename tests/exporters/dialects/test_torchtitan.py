@@ -15,8 +15,16 @@ from ghosttrain.core.plan import plan
 from ghosttrain.core.run import Run, simulate
 from ghosttrain.core.spec import Mla, Model, Moe, ParallelRequest, Recipe, RunSpec
 from ghosttrain.exporters.dialects.torchtitan_facts import flops_per_token, known_peak, model_name
-from tests.exporters.dialects.cases import CALM, calm, events_of, faulty, in_precision, lines_of
-from tests.exporters.dialects.grammar import TITAN_STEP, TITAN_VALIDATION
+from tests.exporters.dialects.cases import (
+    LAYOUTS,
+    calm,
+    events_of,
+    faulty,
+    in_precision,
+    lines_of,
+    run_of,
+)
+from tests.exporters.dialects.grammar.torchtitan import TITAN_STEP, TITAN_VALIDATION
 
 
 def moment(run: Run, stamp: str) -> float:
@@ -50,7 +58,7 @@ def expected(run: Run, every: int, begun: list[float]) -> Iterator[tuple[str, in
 @pytest.mark.parametrize("every", [1, 10, 48])
 @pytest.mark.parametrize("name", ["dense", "pipeline", "gpu-fault"])
 def test_loss_and_throughput_are_the_runs(name, every):
-    run = calm(name) if name in CALM else faulty(name)
+    run = run_of(name)
     lines = lines_of(run, "torchtitan", every)
     begun = [moment(run, line[8:31]) for line in lines if "CUDA capacity" in line]
     found = [
@@ -65,7 +73,7 @@ def test_loss_and_throughput_are_the_runs(name, every):
         assert int(m["tps"].replace(",", "")) == pytest.approx(tps, rel=3e-4, abs=0.51)
 
 
-@pytest.mark.parametrize("name", [*CALM])
+@pytest.mark.parametrize("name", [n for n, made in LAYOUTS.items() if "fp8" not in made.precision])
 def test_tflops_and_mfu_follow_from_tps(name):
     run = calm(name)
     peak = known_peak(run.spec.gpu.product_name) or 312e12

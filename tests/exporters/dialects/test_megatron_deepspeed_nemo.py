@@ -18,18 +18,18 @@ from ghosttrain.core.events import (
 from ghosttrain.core.run import Run
 from ghosttrain.exporters.dialects import deepspeed_setup
 from ghosttrain.exporters.dialects.megatron_model import flops_per_step
-from tests.exporters.dialects.dialect_runs import LAYOUTS, fault_run, layout_run, log_of
-from tests.exporters.dialects.line_forms import (
+from tests.exporters.dialects.cases import LAYOUTS, events_of, faulty, spoilt, text_of
+from tests.exporters.dialects.grammar.deepspeed import (
     DEEPSPEED_OWN,
     DEEPSPEED_PIPELINE,
     DEEPSPEED_TRAINER,
-    MEGATRON_STEP,
-    NEMO_STEP,
 )
+from tests.exporters.dialects.grammar.megatron import MEGATRON_STEP
+from tests.exporters.dialects.grammar.nemo import NEMO_STEP
 
 EVERY = 10
 # Three faults of the golden timelines, and losses that are no numbers from mid-interval on.
-RUNS = ("gpu-off-bus", "loss-nan", "loss-spike-rollback", "dense-ddp")
+RUNS = ("gpu-off-bus", "loss-nan", "loss-spike-rollback", "tied")
 
 
 @dataclass
@@ -53,12 +53,12 @@ class Told:
 
 
 def run_of(name: str) -> Run:
-    return layout_run(name) if name in LAYOUTS else fault_run(name)
+    return spoilt(name) if name in LAYOUTS else faulty(name)
 
 
 def launches(run: Run) -> list[Told]:
     told: list[Told] = []
-    for event in run.events(0.0, float("inf"), sample_every=1):
+    for event in events_of(run):
         match event:
             case RunStarted():
                 told.append(Told(0))
@@ -107,7 +107,7 @@ def intervals(told: Told, *, first: bool) -> Iterator[tuple[Step, list[Step]]]:
 def test_megatron(name):
     run = run_of(name)
     recipe = run.spec.recipe
-    rows = found(MEGATRON_STEP, log_of("megatron", run, EVERY))
+    rows = found(MEGATRON_STEP, text_of(run, "megatron", EVERY))
     wanted = [pair for told in launches(run) for pair in intervals(told, first=True)]
     assert [int(row["it"] or 0) for row in rows] == [step.number for step, _ in wanted]
     for row, (step, steps) in zip(rows, wanted, strict=True):
@@ -124,14 +124,14 @@ def test_megatron(name):
         assert int(row["samples"] or 0) == step.number * recipe.global_batch_size
         tflops = flops_per_step(run.plan) / run.spec.cluster.gpus / mean_s / 1e12
         assert float(row["tflops"] or 0) == pytest.approx(tflops, abs=0.051)
-    assert any(int(row["nan"] or 0) for row in rows) == (name in ("loss-nan", "dense-ddp"))
+    assert any(int(row["nan"] or 0) for row in rows) == (name in ("loss-nan", "tied"))
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_deepspeed_and_its_trainer(name):
     run = run_of(name)
     recipe, layout = run.spec.recipe, run.plan.layout
-    text = log_of("deepspeed", run, EVERY)
+    text = text_of(run, "deepspeed", EVERY)
     own = found(DEEPSPEED_OWN, text)
     stepped = [row for row in own if row["step"] and row["step"] != "0"]
     speeds = [row for row in own if row["g"]]
@@ -180,8 +180,8 @@ def test_deepspeed_and_its_trainer(name):
 
 
 def test_deepspeed_counts_skipped_steps_of_a_launch():
-    run = layout_run("dense-ddp")
-    rows = [row for row in found(DEEPSPEED_OWN, log_of("deepspeed", run, EVERY)) if row["step"]]
+    run = spoilt("tied")
+    rows = [row for row in found(DEEPSPEED_OWN, text_of(run, "deepspeed", EVERY)) if row["step"]]
     wanted = []
     for told in launches(run):
         wanted.append(0)  # the line of step 0
@@ -195,8 +195,8 @@ def test_deepspeed_counts_skipped_steps_of_a_launch():
 
 
 def test_a_pipeline_of_deepspeed():
-    run = layout_run("tied-pipeline")
-    text = log_of("deepspeed", run, EVERY)
+    run = spoilt("tied-pipeline")
+    text = text_of(run, "deepspeed", EVERY)
     rows = found(DEEPSPEED_PIPELINE, text)
     wanted = [pair for told in launches(run) for pair in intervals(told, first=False)]
     assert [int(row["step"] or 0) for row in rows] == [step.number for step, _ in wanted]
@@ -214,7 +214,7 @@ def test_a_pipeline_of_deepspeed():
 def test_nemo(name):
     run = run_of(name)
     batch = run.spec.recipe.global_batch_size
-    rows = found(NEMO_STEP, log_of("nemo", run, EVERY))
+    rows = found(NEMO_STEP, text_of(run, "nemo", EVERY))
     index = 0
     for told in launches(run):
         known: float | None = None
@@ -246,11 +246,25 @@ def test_nemo(name):
 
 
 def test_dates_are_those_of_the_steps():
-    run = fault_run("gpu-off-bus")
-    rows = found(MEGATRON_STEP, log_of("megatron", run, EVERY))
+    run = faulty("gpu-off-bus")
+    rows = found(MEGATRON_STEP, text_of(run, "megatron", EVERY))
     ends = [step.end_s for told in launches(run) for step, _ in intervals(told, first=True)]
     for row, end_s in zip(rows, ends, strict=True):
         clock = row["ts"] or ""
         hours, minutes, seconds = clock.split()[1].split(":")
         day_s = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
         assert day_s == pytest.approx((run.spec.start_unix_s + end_s) % 86400, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("megatron", "iter_0000300/__0_0.distcp"),
+        ("deepspeed", "global_step300/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+        ("nemo", "llama-3-8b--epoch=0-consumed_samples=38400.0-last/weights/__0_0.distcp"),
+    ],
+)
+def test_a_part_of_a_checkpoint_that_finds_no_room(name, path):
+    lines = text_of(faulty("storage-full"), name).splitlines()
+    errors = [line for line in lines if "No space left on device" in line]
+    assert errors[0].endswith(f"checkpoints/{path}'")
