@@ -26,9 +26,9 @@ Files = dict[str, bytes]
 
 
 def the_export(formats: str) -> Callable[[Path], object]:
-    """Some hundreds of steps with a restart, in slices of a few, a savepoint after each."""
+    """Two hundred steps with a restart, in slices of a few, a savepoint after each."""
     driver._MOST_STEPS = 40
-    run = real_run(faults="gpu-off-bus@8min:9")
+    run = real_run(steps=200, faults="gpu-off-bus@4min:9")
     asked, chosen = Asked(run, every_s=60.0), formats_of(formats)
     for one in chosen:
         one.exporter(asked)  # imports what it needs
