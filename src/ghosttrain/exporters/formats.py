@@ -72,8 +72,7 @@ class Format:
         return maker
 
 
-# In the order in which `list formats` shows them. One line of arguments each: name, what it is,
-# what makes it.
+# In the order in which `list formats` shows them.
 FORMATS = (
     Format(
         "jsonl",

@@ -39,7 +39,6 @@ class Column(NamedTuple):
 _ALL: tuple[RowKind, ...] = ("run", "incident", "clean")
 _RUN: tuple[RowKind, ...] = ("run",)
 _INCIDENT: tuple[RowKind, ...] = ("incident",)
-_CLEAN: tuple[RowKind, ...] = ("clean",)
 
 COLUMNS = (
     Column("kind", _ALL, "text", "run, incident or clean."),

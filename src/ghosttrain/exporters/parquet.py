@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,10 @@ EVENTS = (
     Column("node", "int32", True, "Node, where the event has one."),
     Column("row", "string", False, "The whole event: the row of the JSON log."),
 )
-
-
+# Columns that are those of the event.
 _AS_THEY_ARE = (
-    *("loss", "grad_norm", "learning_rate", "step_time_s", "tokens_per_s", "mfu", "eta_s"),
+    *("loss", "grad_norm", "learning_rate", "step_time_s"),
+    *("tokens_per_s", "mfu", "eta_s"),
 )
 
 
@@ -103,7 +104,7 @@ class StepTable:
         while done < count:
             take = min(count - done, ROWS_PER_GROUP - self._rows)
             part = event.part(done, done + take)
-            self._kept.append(_without_samples(part))
+            self._kept.append(replace(part, fleet=None, collectives=None))
             self._rows, done = self._rows + take, done + take
             if self._rows == ROWS_PER_GROUP:
                 yield self._file()
@@ -120,21 +121,6 @@ class StepTable:
         name = part_name("steps", self._parts)
         self._kept, self._rows, self._parts = [], 0, self._parts + 1
         return name, data
-
-
-def _without_samples(event: StepsCompleted) -> StepsCompleted:
-    return StepsCompleted(
-        event.attempt,
-        event.step,
-        event.end_s,
-        event.step_time_s,
-        event.loss,
-        event.grad_norm,
-        event.learning_rate,
-        event.tokens_per_s,
-        event.mfu,
-        event.eta_s,
-    )
 
 
 def _step_columns(events: Sequence[StepsCompleted], tokens_per_step: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Shapes: R = moments of a block, T = its tags, L = log steps, n = steps between t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -148,7 +148,7 @@ class IntervalLog:
 
     def accept(self, event: StepsCompleted) -> Intervals | None:
         """The stretches that `event` completes, None for none."""
-        bare = _without_samples(event)
+        bare = replace(event, fleet=None, collectives=None)
         steps = bare if self._pending is None else join_steps([self._pending, bare])
         is_logged = steps.step % self._every == 0
         if self._first_too:
@@ -166,23 +166,6 @@ class IntervalLog:
         timed[0] -= self._untimed
         self._since_s, self._untimed = float(closed_s[-1]), 0
         return Intervals(steps.part(0, done), starts, ends, elapsed_s, timed)
-
-
-def _without_samples(event: StepsCompleted) -> StepsCompleted:
-    if event.fleet is None and event.collectives is None:
-        return event
-    return StepsCompleted(
-        event.attempt,
-        event.step,
-        event.end_s,
-        event.step_time_s,
-        event.loss,
-        event.grad_norm,
-        event.learning_rate,
-        event.tokens_per_s,
-        event.mfu,
-        event.eta_s,
-    )
 
 
 def caught_up(tags: TagSet, run: Run, start_s: float) -> TagSet:

@@ -12,7 +12,6 @@ state stands behind: the largest loss among the ranks, times of the data loader.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -34,6 +33,7 @@ from ghosttrain.core.units import TERA
 from ghosttrain.exporters.dialects.hf_history import Entry, TrainerHistory
 from ghosttrain.exporters.dialects.launches import launch_of
 from ghosttrain.exporters.dialects.megatron_model import flops_per_step
+from ghosttrain.exporters.dialects.megatron_words import perplexity
 from ghosttrain.exporters.dialects.torchtitan_facts import TitanFacts
 from ghosttrain.exporters.dialects.torchtitan_start import metrics_begin_s
 from ghosttrain.exporters.scalars import (
@@ -49,7 +49,6 @@ from ghosttrain.exporters.scalars import (
 
 Framework = Literal["megatron", "torchtitan", "hf", "nemo"]
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
-_LARGEST_EXPONENT = 20.0  # Megatron's perplexity is exp(min(20, loss))
 
 
 def framework_of(plan: Plan) -> Framework:
@@ -133,8 +132,10 @@ class MegatronTags:
         return told
 
     def _validation(self, event: ValidationCompleted) -> list[Scalars]:
-        perplexity = math.exp(min(_LARGEST_EXPONENT, event.loss))
-        values = {"lm loss validation": event.loss, "lm loss validation ppl": perplexity}
+        values = {
+            "lm loss validation": event.loss,
+            "lm loss validation ppl": perplexity(event.loss),
+        }
         twins = {f"{tag} vs samples": value for tag, value in values.items()}
         return [
             moment(event.step, event.time_s, values),

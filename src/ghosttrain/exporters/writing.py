@@ -9,7 +9,7 @@ Asked, the run and the plan: they are not saved with it but put back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -70,7 +70,10 @@ class LogWriter(Protocol):
 
 
 class Exporter(Protocol):
-    """Makes files of a run's events."""
+    """Makes files of a run's events.
+
+    One that wants telemetry too has `fields` and `sample` as SampledLog, which gives chunks.
+    """
 
     def accept(self, event: Event) -> Iterable[Chunk]:
         """What `event` adds to which files."""
@@ -96,16 +99,6 @@ class SampledLog(Protocol):
 
     def sample(self, block: Telemetry) -> bytes:
         """The bytes that a block of moments adds."""
-
-
-@runtime_checkable
-class SampledExporter(Protocol):
-    """An Exporter that wants telemetry too, as SampledLog."""
-
-    fields: tuple[str, ...]
-
-    def sample(self, block: Telemetry) -> Iterable[Chunk]:
-        """What a block of moments adds to which files."""
 
 
 @runtime_checkable
@@ -150,7 +143,3 @@ class OneFile:
     def close(self) -> Iterable[Chunk]:
         """What is left."""
         yield self._name, self._writer.close()
-
-
-MakeLog = Callable[[Asked], LogWriter]
-MakeExporter = Callable[[Asked], Exporter]

@@ -28,12 +28,16 @@ def timers_lines(
     ]
 
 
+def perplexity(loss: float) -> float:
+    """exp(min(20, loss)), which is what a loss that is no number comes to as well."""
+    return math.exp(min(_LARGEST_EXPONENT, loss))
+
+
 def validation_lines(event: ValidationCompleted) -> list[str]:
     """The loss of a validation between dashes."""
-    exponent = min(_LARGEST_EXPONENT, event.loss)
     text = (
         f" validation loss at iteration {event.step} | lm loss value: {event.loss:.6E} | "
-        f"lm loss PPL: {math.exp(exponent):.6E} | "
+        f"lm loss PPL: {perplexity(event.loss):.6E} | "
     )
     dashes = "-" * (len(text) + 1)
     return [dashes, text, dashes]
