@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from ghosttrain.core.events import MessageKind, MessageLogged
 from ghosttrain.core.identity import agent_process_id, job_id
+from ghosttrain.core.run import simulate
 from ghosttrain.exporters.writing import Asked
 from tests.exporters.machine.files import KINDS, faulty_run, files_of
 from tests.golden.timelines import SEED
@@ -93,3 +97,20 @@ def test_every_agent_starts_in_every_job_a_spare_in_the_place_of_what_it_replace
             int(m["pid"]) for line in lines if "Setting OMP" in line and (m := AGENT.match(line))
         }
         assert pids == {agent_process_id(machine, attempt) for machine in physical}
+
+
+def test_a_job_that_runs_at_its_time_limit_is_cancelled():
+    run = faulty_run("gpu-off-bus")
+    launch = next(span for span in run.timeline.spans if span.attempt == 2)
+    limit_s = launch.start_s + 30.0  # the second launch runs
+    cut = simulate(replace(run.spec, time_limit_s=limit_s), SEED)
+    files = files_of(Asked(cut), "slurm")
+    last = files[f"slurm-{job_id(SEED, 2)}.out"].splitlines()[-1]
+    found = STEPD.match(last)
+    assert found
+    assert found["why"] == "TO TIME LIMIT"
+    ended = datetime.fromtimestamp(run.spec.start_unix_s + math.floor(limit_s), UTC)
+    assert found["at"] == f"{ended:%Y-%m-%dT%H:%M:%S}"
+    down_s = launch.start_s - 1.0  # no job runs: nobody is told
+    cut = simulate(replace(run.spec, time_limit_s=down_s), SEED)
+    assert "TIME LIMIT" not in "".join(files_of(Asked(cut), "slurm").values())

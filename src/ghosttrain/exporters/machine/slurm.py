@@ -11,9 +11,21 @@ import math
 import re
 from collections.abc import Iterable
 
-from ghosttrain.core.events import Event, MessageKind, MessageLogged, Phase, PhaseStarted
+from ghosttrain.core.events import (
+    Event,
+    MessageKind,
+    MessageLogged,
+    Phase,
+    PhaseStarted,
+    RunFinished,
+)
 from ghosttrain.core.identity import job_id
-from ghosttrain.core.messages import launch_writer, message_lines, ranks_that_write
+from ghosttrain.core.messages import (
+    launch_writer,
+    message_lines,
+    ranks_that_write,
+    time_limit_lines,
+)
 from ghosttrain.core.messages.launcher import agent_start_lines
 from ghosttrain.core.messages.writer import drawn
 from ghosttrain.exporters.machine.pending import Pending
@@ -48,6 +60,11 @@ class SlurmOutput:
             self._launch(event)
         elif isinstance(event, MessageLogged) and event.message in _KINDS:
             self._keep(event)
+        elif isinstance(event, RunFinished):
+            run = self._run
+            file = self._file(run.timeline.spans[-1].attempt)
+            lines = time_limit_lines(run.plan, run.timeline, run.seed)
+            self._pending.add(event.time_s, file, lines)
 
     def close(self) -> Iterable[Chunk]:
         """What is left."""
