@@ -29,7 +29,7 @@ from ghosttrain.core.events import (
     ValidationCompleted,
     WatchdogTimedOut,
 )
-from ghosttrain.exporters.dialects.interval import PER_NAT, PER_SECOND, Interval, whole
+from ghosttrain.exporters.dialects.interval import F64, I64, PER_NAT, PER_SECOND, Interval, whole
 from ghosttrain.exporters.dialects.job_log import JobLog, Rows
 from ghosttrain.exporters.dialects.job_output import unreadable_step
 from ghosttrain.exporters.dialects.launches import Moments
@@ -141,36 +141,42 @@ class NemoLog(JobLog):
 
     def steps(self, event: StepsCompleted) -> Rows:
         """A line of those that are due."""
-        recipe = self.plan.spec.recipe
         printed = np.flatnonzero(event.step % self.every == 0)
+        totals = self._interval.totals(
+            self._summands(event), printed, np.ones(len(printed), np.bool_)
+        )
+        if not printed.size:
+            return []
+        divisors = np.full(len(printed), float(self.every))
+        if self._joined:
+            divisors[0] = totals[8][0]
+            self._joined = False
+        texts = self._lines(event.step[printed], totals, divisors)
+        return list(zip(event.end_s[printed].tolist(), texts, strict=True))
+
+    def _summands(self, event: StepsCompleted) -> I64:
+        """What each step adds to the sums of its interval, shape (9, S)."""
         is_nan = ~np.isfinite(event.loss)
         ones = np.ones(len(event.step), np.int64)
         known = ones * (self._validated is not None)
         validated = np.full(len(ones), self._validated or 0.0)
-        totals = self._interval.totals(
-            np.stack(
-                (
-                    whole(event.learning_rate, _PER_RATE),
-                    whole(event.loss, PER_NAT),
-                    whole(event.step_time_s, PER_SECOND),
-                    event.step * (event.step > 1),
-                    is_nan.astype(np.int64),
-                    whole(validated, PER_NAT),
-                    np.isnan(validated).astype(np.int64),
-                    known,
-                    ones,
-                )
-            ),
-            printed,
-            np.ones(len(printed), np.bool_),
+        return np.stack(
+            (
+                whole(event.learning_rate, _PER_RATE),
+                whole(event.loss, PER_NAT),
+                whole(event.step_time_s, PER_SECOND),
+                event.step * (event.step > 1),
+                is_nan.astype(np.int64),
+                whole(validated, PER_NAT),
+                np.isnan(validated).astype(np.int64),
+                known,
+                ones,
+            )
         )
-        if not printed.size:
-            return []
-        steps = event.step[printed]
-        divisors = np.full(len(steps), float(self.every))
-        if self._joined:
-            divisors[0] = totals[8][0]
-            self._joined = False
+
+    def _lines(self, steps: I64, totals: I64, divisors: F64) -> list[str]:
+        """The lines of printed steps: sums by their divisors, shapes (P,), (9, P), (P,)."""
+        recipe = self.plan.spec.recipe
         rates = (totals[0] / _PER_RATE / divisors).tolist()
         losses = np.where(totals[4] > 0, np.nan, totals[1] / PER_NAT / divisors).tolist()
         times = (totals[2] / PER_SECOND / divisors).tolist()
@@ -194,8 +200,7 @@ class NemoLog(JobLog):
                 for loss, has in zip(validations, totals[7].tolist(), strict=True)
             ],
         )
-        texts = [_LINE % row for row in zip(*columns, strict=True)]
-        return list(zip(event.end_s[printed].tolist(), texts, strict=True))
+        return [_LINE % row for row in zip(*columns, strict=True)]
 
     # Stops.
 
