@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ghosttrain.core.errors import RequestError, SpecError
+from ghosttrain.exporters.looking_back import look_back
 from ghosttrain.exporters.writing import Asked, Exporter, LogWriter, OneFile
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class Format:
         extra: The extra of ours that brings the packages it needs.
         is_log: Whether it is lines as time passes, which `run --format` prints too.
         is_checked: Whether `ghosttrain check` reads it.
+        looks_back: How many lines ahead of a window its first line depends on: one where lines
+            tell of all steps since the line before.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Format:
     extra: str = ""
     is_log: bool = False
     is_checked: bool = False
+    looks_back: int = 0
 
     def exporter(self, asked: Asked) -> Exporter:
         """What makes the files of this format.
@@ -55,6 +59,8 @@ class Format:
         """
         assert self.file, f"{self.name} has several files"
         made: LogWriter = self._maker()(asked)
+        if self.looks_back and asked.start_s > 0.0:
+            look_back(made, asked, self.looks_back)
         return made
 
     def _maker(self) -> Callable[[Asked], Any]:
@@ -88,6 +94,7 @@ FORMATS = (
         "dialects.megatron:megatron_log",
         file="megatron.log",
         is_log=True,
+        looks_back=1,
     ),
     Format(
         "deepspeed",
@@ -95,6 +102,7 @@ FORMATS = (
         "dialects.deepspeed:deepspeed_log",
         file="deepspeed.log",
         is_log=True,
+        looks_back=1,
     ),
     Format(
         "nemo",
@@ -102,6 +110,7 @@ FORMATS = (
         "dialects.nemo:nemo_log",
         file="nemo.log",
         is_log=True,
+        looks_back=1,
     ),
     Format(
         "labels",
@@ -128,6 +137,7 @@ FORMATS = (
         "dialects.torchtitan:torchtitan_log",
         file="torchtitan.log",
         is_log=True,
+        looks_back=1,
     ),
     Format(
         "hf",
@@ -135,6 +145,7 @@ FORMATS = (
         "dialects.hf:hf_log",
         file="hf.log",
         is_log=True,
+        looks_back=1,
     ),
     Format(
         "hf-v4",
@@ -142,6 +153,7 @@ FORMATS = (
         "dialects.hf:hf_v4_log",
         file="hf-v4.log",
         is_log=True,
+        looks_back=1,
     ),
     Format(
         "trainer-state",
@@ -155,6 +167,7 @@ FORMATS = (
         "dialects.nanogpt:nanogpt_log",
         file="nanogpt.log",
         is_log=True,
+        looks_back=120,  # mfu keeps 0.9 of itself from line to line: 3e-6 is left
     ),
     Format(
         "nccl",
