@@ -136,7 +136,8 @@ def run_command(words: str) -> None:
 
 def close(shown: float, exact: float, decimals: int) -> bool:
     """Is `shown` what `exact` is printed as with so many decimals?"""
-    return abs(shown - exact) <= 0.5 * 10**-decimals + 1e-7 * abs(exact)  # tables: float32
+    slack = 0.5 * 10.0**-decimals + 1e-7 * abs(exact)  # tables: float32
+    return abs(shown - exact) <= slack
 
 
 def unix_s(time_s: float) -> float:
@@ -211,7 +212,8 @@ def test_a_steps_numbers_follow_from_one_another(faces: Faces):
 
 
 def test_the_table_of_events_is_the_jsonl(faces: Faces):
-    rows = duckdb.sql(f"select row from '{faces.folder}/events/*.parquet'").fetchall()
+    query = f"select row from '{faces.folder}/events/*.parquet'"
+    rows = duckdb.connect().execute(query).fetchall()
     sampled = ("step", "fleet", "collective")  # which are at steps
     others = [event for event in faces.events if event["event"] not in sampled]
     assert [json.loads(row) for (row,) in rows] == others
@@ -282,7 +284,7 @@ def test_torchtitans_speed_is_that_of_all_steps_since_the_last_line(
 
 
 def means(faces: Faces, attempt: int, first: int, last: int) -> float:
-    losses = [faces.exact[attempt, n]["loss"] for n in range(first, last + 1)]
+    losses: list[float] = [faces.exact[attempt, n]["loss"] for n in range(first, last + 1)]
     return sum(losses) / len(losses)
 
 
@@ -424,7 +426,9 @@ def test_mlflows_metrics_are_the_trainers(faces: Faces):
 
 @pytest.mark.real
 def test_tensorboards_scalars_are_torchtitans(faces: Faces, titan: list[Line]):
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.backend.event_processing.event_file_loader import (  # type: ignore[import-untyped]
+        EventFileLoader,
+    )
 
     files = sorted(faces.folder.glob("tensorboard/**/events.out.tfevents.*"))
     assert len(files) == len(faces.launches)

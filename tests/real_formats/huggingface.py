@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tests.real_formats import job_output
 from tests.real_formats.lines import Findings, Grammar, Line
@@ -56,6 +57,12 @@ KINDS = {
 GRAMMAR = Grammar(KINDS | job_output.KINDS)
 _STARTS = ["running", "examples", "epochs", "per-device", "batch", "accumulation", "steps"]
 _STARTS += ["parameters"]
+
+
+_EVALUATED = ["eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"]
+_EVALUATED += ["epoch"]
+_ENDED = ["train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"]
+_ENDED += ["epoch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +138,9 @@ def _launch(
             findings.expect(row.shown["epoch"] == wanted, line, f"epoch is {wanted}")
             findings.expect(row.values["loss"] >= 0, line, "loss below 0")
         elif line.kind == "eval":
-            wanted = [
-                "eval_loss",
-                "eval_runtime",
-                "eval_samples_per_second",
-                "eval_steps_per_second",
-                "epoch",
-            ]
-            findings.expect(keys == wanted, line, "keys")
+            findings.expect(keys == _EVALUATED, line, "keys")
         else:
-            wanted = ["train_runtime", "train_samples_per_second", "train_steps_per_second"]
-            findings.expect(keys == [*wanted, "train_loss", "epoch"], line, "keys")
+            findings.expect(keys == _ENDED, line, "keys")
             ran = row.values["train_runtime"]
             rate = row.values["train_samples_per_second"] * ran
             samples = facts["steps"] * facts["batch"]
@@ -178,9 +177,9 @@ def _spelt(row: Row, findings: Findings, version: int) -> None:
             findings.expect(same, row.line, f"{key} has more than {_DECIMALS[key]} decimals")
 
 
-def read_state(text: str, findings: Findings) -> dict[str, object]:
+def read_state(text: str, findings: Findings) -> dict[str, Any]:
     """trainer_state.json: its keys, their order, what its history owes to its last step."""
-    state = json.loads(text)
+    state: dict[str, Any] = json.loads(text)
     findings.expect(json.dumps(state, indent=2, sort_keys=True) + "\n" == text, None, "layout")
     wanted = [
         "best_global_step",

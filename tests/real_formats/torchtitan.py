@@ -69,8 +69,8 @@ KINDS = {
 }
 GRAMMAR = Grammar(KINDS | job_output.KINDS)
 # In the order of Trainer.__init__ and train() of torchtitan/train.py.
-_STARTS = ("version", "mesh", "tokenizer", "dataset", "building", "capacity", "size", "peak")
-_STARTS += ("checkpointing", "trainer", "loading", "loaded", "begins")
+_STARTS = ["version", "mesh", "tokenizer", "dataset", "building", "capacity", "size", "peak"]
+_STARTS += ["checkpointing", "trainer", "loading", "loaded", "begins"]
 
 
 def read(text: str, findings: Findings, *, gpus: int, every: int = 10) -> list[Line]:
@@ -160,10 +160,9 @@ class _Launch:
             if tps > 3000:
                 now = tflops / tps
                 slack = 0.5 / tps + 0.005 / tflops
-                ratio, ratio_slack = ratio or (now, slack)
-                same = abs(now / ratio - 1) < slack + ratio_slack
+                ratio = ratio or (now, slack)
+                same = abs(now / ratio[0] - 1) < slack + ratio[1]
                 findings.expect(same, line, "FLOPs a token change")
-                ratio = ratio, ratio_slack
             if peak and line["mfu"] != "N/A":
                 mfu = 100 * tflops * 1e12 / peak
                 findings.expect(abs(mfu - float(line["mfu"][:-1])) < 0.011, line, f"MFU is {mfu}")
