@@ -619,6 +619,28 @@ def test_all_faces_name_the_same_machines(faces: Faces):
     _tables_of_smi(faces, where[0])
 
 
+def test_cards_have_one_uuid_and_one_address_everywhere(faces: Faces):
+    perf = clean(lambda f: nccl_tests.read(faces.text("all_reduce_perf.txt"), f))
+    address = {int(line["rank"]): line["pci"] for line in perf if line.kind == "device"}
+    history = dcgm.GRAMMAR.read(faces.text("openmetrics/2026-01-31.om"), Findings())
+    of_card: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    with serving(run_of(SPEC)) as server:
+        pages = []
+        for at_s in (0.0, faces.launches[1][2] + 1):
+            server.go_to(at_s)
+            pages += clean(lambda f: dcgm.read(server.get("/metrics").text, f))
+    for labels in [dcgm.labels_of(line) for line in (*history, *pages) if line.kind == "sample"]:
+        if "UUID" in labels:
+            card = labels["Hostname"], labels["gpu"]
+            of_card.setdefault(card, set()).add((labels["UUID"], labels["pci_bus_id"]))
+    assert len(of_card) == GPUS + PER_NODE  # the spare's too
+    assert all(len(names) == 1 for names in of_card.values())
+    assert len({uuid for ((uuid, _),) in of_card.values()}) == len(of_card)
+    for rank, pci in address.items():
+        ((_, bus),) = of_card[faces.telemetry[0.0, rank]["host"], str(rank % PER_NODE)]
+        assert bus.lower() == f"0000{pci}.0"
+
+
 def _stderr_and_slurm(faces: Faces, ranks: dict[int, Line]) -> None:
     by_place = {(line["host"], int(line["dev"])): rank for rank, line in ranks.items()}
     job = Grammar(job_output.KINDS)
