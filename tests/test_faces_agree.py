@@ -683,8 +683,22 @@ def test_logs_tell_of_the_fault_at_the_times_of_its_label(faces: Faces, titan: l
     kernel = clean(lambda f: kernel_log.read(faces.text(f"kernel/{host}.log"), f))
     xids = [line for line in kernel if line.kind == "xid"]
     assert [int(line["xid"]) for line in xids] == [79, 154]
-    booted = float(xids[0]["stamp"]) - label["signals"]["log"]
-    assert label["onset_s"] <= float(xids[0]["stamp"]) - booted
+    with serving(run_of(SPEC), metrics="default,node") as server:
+        page = clean(lambda f: dcgm.read(server.get("/metrics").text, f))
+    (boot,) = [
+        float(line["value"])
+        for line in page
+        if line.kind == "sample"
+        and line["name"] == "node_boot_time_seconds"
+        and dcgm.labels_of(line)["instance"] == host
+    ]
+    told = faces.messages("kernel_xid")
+    for line, message in zip(xids, told, strict=True):  # 154 comes 30 ms behind 79
+        at_s = boot + float(line["stamp"]) - START_UNIX_S
+        assert message["time_s"] <= at_s + 1e-3 < message["time_s"] + 0.1
+    signals = {label["signals"][name] for name in ("log", "xid", "telemetry_lost")}
+    assert signals == {told[0]["time_s"]}
+    assert label["onset_s"] <= told[0]["time_s"]
     assert label["detected_s"] == watchdog["time_s"]
     caught = [line for line in titan if line.kind == "watchdog"]
     stamps = {
