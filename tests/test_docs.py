@@ -78,12 +78,15 @@ def readme_examples() -> list[str]:
 
 
 @pytest.mark.parametrize("line", readme_examples())
-def test_examples_of_the_readme_are_understood(line, capfd):
+def test_examples_of_the_readme_are_understood(line, capfd, tmp_path):
     """Their first command runs, as `plan` where it would take its time."""
     words = shlex.split(line.partition("|")[0])[1:]
-    if words[0] == "run":
-        playing = ("--format", "jsonl", "--runs", "1", "--speed", "max")
-        words = ["plan", *(w for w in words[1:] if w not in playing)]
+    if words[0] in ("run", "serve"):
+        without = re.sub(r" --(format|runs|speed) \w+", "", " ".join(words[1:]))
+        words = ["plan", *without.split()]
+    if words[0] == "export":
+        words[words.index("--to") + 1] = str(tmp_path)
+        words += ["--to-time", "3min", "--every", "1min"]
     assert main(words) == 0
     assert capfd.readouterr().err == ""
 
