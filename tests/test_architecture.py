@@ -39,6 +39,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("core.agenda",),
     ("core.history",),
     ("core.cascade",),
+    ("core.variety",),
     ("core.signals",),
     ("core.messages",),
     ("core.steps",),

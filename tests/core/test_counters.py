@@ -147,10 +147,13 @@ def test_bytes_are_the_integral_of_the_traffic(counter, rates):
     counted = np.diff(run.telemetry(times[[0, -1]], [counter]).columns[counter], axis=0)[0]
     middles = 0.5 * (times[1:] + times[:-1])
     block = run.telemetry(middles, rates)
-    moved = sum(block.columns[name][:, 0].sum(dtype=np.float64) for name in rates)
+    moved = sum(block.columns[name].sum(axis=0, dtype=np.float64) for name in rates)
     unit = 1024 if counter.endswith("_kib") else 1
-    assert counted[0] * unit == pytest.approx(moved * (times[1] - times[0]), rel=2e-3)
-    assert (counted == counted[0]).all()
+    assert counted * unit == pytest.approx(moved * (times[1] - times[0]), rel=2e-3)
+    # GPUs differ by some tenths of a percent, in counter and gauge alike: only noise is between.
+    ratio = counted / moved
+    assert np.std(ratio) / np.mean(ratio) < 1.5e-4
+    assert np.std(counted) / np.mean(counted) > 1e-3
 
 
 def test_time_at_the_limit_is_the_share_of_moments_at_it():

@@ -84,7 +84,7 @@ def test_who_waits_for_a_slow_gpu_draws_less_and_looks_as_busy():
     run = struck(fault("straggler-gpu", at_s=at_s, gpu=17, severity=0.10))
     late_s = at_s + run.timeline.effects[0].ramp_s + 300
     samples, usual = run.fleet(late_s), QUIET.fleet(late_s)
-    source = SignalSource(run.plan)
+    source = SignalSource(run.plan, run.seed)
     signals, were = source.at(samples, 0), source.at(usual, 0)
     peers = np.arange(64) != 17
     # A reading swings by 2 %, all GPUs together: the mean of 40.
@@ -110,7 +110,7 @@ def test_the_clock_of_a_slow_gpu_falls_by_the_time_its_kernels_take_longer(sever
     clock, usual = (
         np.mean(
             [
-                SignalSource(r.plan).at(r.fleet(float(t)), 0).sm_clock_mhz[17]
+                SignalSource(r.plan, r.seed).at(r.fleet(float(t)), 0).sm_clock_mhz[17]
                 for t in r.steps(500, 580).end_s[::4]
             ]
         )
@@ -322,7 +322,7 @@ def test_gpus_of_a_slow_host_idle_while_the_others_spin():
     run = struck(fault("slow-node", at_step=100, gpu=20, severity=0.6))
     late_s = float(run.steps(500, 500).end_s[0])
     samples = run.fleet(late_s)
-    signals = SignalSource(run.plan).at(samples, 0)
+    signals = SignalSource(run.plan, run.seed).at(samples, 0)
     there, others = slice(16, 24), [*range(16), *range(24, 64)]
     assert samples.util_pct[0, there].max() < 70 < 95 < samples.util_pct[0, others].min()
     assert samples.power_w[0, there].mean() < samples.power_w[0, others].mean() - 10
@@ -426,7 +426,7 @@ def test_nvlink_errors_are_counted_before_the_link_fails():
     incident = run.timeline.incidents[0]
     assert incident.strike_s is not None
     between = run.fleet((incident.time_s + incident.strike_s) / 2)
-    signs = SignalSource(run.plan).at(between, 0).signs
+    signs = SignalSource(run.plan, run.seed).at(between, 0).signs
     assert [(name, gpu) for name, gpu, _ in signs] == [("nvlink-crc", 17)]
     assert run.timeline.spans[-1].step == 600
 
@@ -443,7 +443,7 @@ def test_a_hang_is_full_utilisation_with_idle_tensor_cores():
     run = struck(fault("nccl-hang", at_step=100))
     strike_s = run.timeline.incidents[0].strike_s
     samples = run.fleet(strike_s + 300)
-    signals = SignalSource(run.plan).at(samples, 0)
+    signals = SignalSource(run.plan, run.seed).at(samples, 0)
     assert samples.util_pct.min() == 100
     assert samples.power_w.max() < 0.35 * SPEC.gpu.tdp_w
     assert signals.tensor_active.max() == 0

@@ -87,7 +87,7 @@ def runs_and_moments(draw, most=8):
 def test_a_moment_shows_what_the_fleet_and_its_signals_show(asked):
     run, times = asked
     block = run.telemetry(times)
-    source, gpus = SignalSource(run.plan), run.spec.cluster.gpus
+    source, gpus = SignalSource(run.plan, run.seed), run.spec.cluster.gpus
     per_node = min(gpus, run.spec.cluster.gpus_per_node)
     for k, time_s in enumerate(times.tolist()):
         samples = run.fleet(time_s)

@@ -178,7 +178,7 @@ class _Text:
         self.incidents = run.timeline.incidents
         self.onset_s = self.incidents[0].time_s
         self.until_s = max((i.cleared_s or run.end_s) for i in self.incidents)
-        self.signals = SignalSource(run.plan)
+        self.signals = SignalSource(run.plan, run.seed)
         self.courses = {incident.kind.course for incident in self.incidents}
 
     def text(self) -> str:

@@ -116,15 +116,17 @@ class Condition:
         since_s: Start of the stretch.
         effects: Effects of faults in force.
         signs: Counters and marks that faults have moved by then.
+        spares: (node, physical node) of the places that spares have taken.
     """
 
     phase: Phase
     since_s: float
     effects: tuple[ActiveEffect, ...] = ()
     signs: tuple[ActiveSign, ...] = ()
+    spares: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class FleetSamples:
     """The GPUs at some moments, in columns.
 
@@ -137,6 +139,8 @@ class FleetSamples:
         lost: Indices of GPUs that do not answer; their values are 0.
         step_time_s: Length of the step each sample was taken in, 0 outside steps, shape (K,).
         conditions: What each sample was taken under, K of them.
+        draw: What its noise is addressed with: the executed step, outside of steps the second;
+            shape (K,).
     """
 
     step: I64
@@ -148,6 +152,7 @@ class FleetSamples:
     lost: tuple[int, ...]
     step_time_s: F64
     conditions: tuple[Condition, ...]
+    draw: I64
 
     def part(self, start: int, stop: int) -> FleetSamples:
         """Samples [start, stop)."""
@@ -162,6 +167,7 @@ class FleetSamples:
             self.lost,
             self.step_time_s[at],
             self.conditions[at],
+            self.draw[at],
         )
 
 
@@ -280,6 +286,7 @@ def _join_fleets(parts: Sequence[FleetSamples]) -> FleetSamples:
         lost=parts[0].lost,
         step_time_s=np.concatenate([p.step_time_s for p in parts]),
         conditions=tuple(itertools.chain.from_iterable(p.conditions for p in parts)),
+        draw=np.concatenate([p.draw for p in parts]),
     )
 
 

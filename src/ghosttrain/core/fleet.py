@@ -36,7 +36,7 @@ from ghosttrain.core.laws.thermal import (
     training_power_w,
 )
 from ghosttrain.core.plan import Plan
-from ghosttrain.core.rng import Stream, normal_table
+from ghosttrain.core.rng import Stream, lanes_at, normal_table
 from ghosttrain.core.slowdown import Slowdown
 from ghosttrain.core.timeline import Span, Timeline, lost_gpus, physical_nodes
 from ghosttrain.core.units import DAY_S
@@ -44,7 +44,6 @@ from ghosttrain.core.units import DAY_S
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-U16 = NDArray[np.uint16]
 
 # GPU_UTIL in a phase; which share of their memory the processes hold there (-1: there are none).
 _PHASES: dict[Phase, tuple[float, float]] = {
@@ -71,7 +70,6 @@ _TRAIT_FIELDS = 4
 _COMMON_POWER_SD, _OWN_POWER_SD = 0.016, 0.008  # of TDP
 _DRIFT = 0.008  # of the dynamic power: standard deviation of a GPU's slow drift
 _CEILING = 1.03  # of TDP: what a reading catches above the limit before the clock is lowered
-_REACH_WORDS = 1000  # words drawn in the time it takes to move a stream to another place
 _NOISY = 3  # metrics with noise of their own: power, utilisation, temperature
 
 
@@ -120,7 +118,9 @@ class FleetSource:
         """
         ordinals = span.ordinal + numbers
         step_time_s = factors * self.plan.step_time.total_s
-        samples = self._empty(span.step + numbers + 1, end_s, step_time_s, self.condition(span))
+        samples = self._empty(
+            span.step + numbers + 1, end_s, step_time_s, self.condition(span), ordinals
+        )
         heat = self._heat(end_s)
         common = self.common_inlet_c(end_s)
         # A longer step is longer by waiting: the work in it is the same.
@@ -142,11 +142,12 @@ class FleetSource:
         condition = self.condition(span)
         # A step that a fault cuts short is one all the same.
         step_time_s = np.full(len(at_s), span.step_time_s)
-        samples = self._empty(np.full(len(at_s), span.step), at_s, step_time_s, condition)
+        draw = at_s.astype(np.int64)
+        samples = self._empty(np.full(len(at_s), span.step), at_s, step_time_s, condition, draw)
         doing = condition.phase
         level, (util, held) = PHASE_LEVELS[doing], _PHASES[doing]
         gpu, traits = self.plan.spec.gpu, self.traits(span.attempt)
-        lanes = _lanes_at(self._idle_noise, at_s.astype(np.int64), self._words)
+        lanes = lanes_at(self._idle_noise, draw, self._words)
         z = normal_table().take(lanes.reshape(len(at_s), self._words, 4)[:, : self.gpus])
         base = gpu.loaded_idle_w if level >= 0 else gpu.idle_w
         samples.power_w[:] = base + max(level, 0.0) * traits.dynamic_w + 1.5 * z[..., 0]
@@ -280,15 +281,18 @@ class FleetSource:
         """What the GPUs are under in a span."""
         timeline = self.timeline
         effects, signs = timeline.effects_of(span), timeline.signs_of(span)
-        return Condition(self.doing(span), span.start_s, effects, signs)
+        spares = timeline.spares(span.attempt)
+        return Condition(self.doing(span), span.start_s, effects, signs, spares)
 
     def _empty(
-        self, step: I64, time_s: F64, step_time_s: F64, condition: Condition
+        self, step: I64, time_s: F64, step_time_s: F64, condition: Condition, draw: I64
     ) -> FleetSamples:
         # One allocation: from 4 MiB on NumPy asks for huge pages, which are cheaper to touch.
         util, temp, memory, power = np.empty((4, len(step), self.gpus), np.float32)
         conditions = (condition,) * len(step)
-        return FleetSamples(step, time_s, util, temp, memory, power, (), step_time_s, conditions)
+        return FleetSamples(
+            step, time_s, util, temp, memory, power, (), step_time_s, conditions, draw
+        )
 
     # GPUs that a fault sets apart.
 
@@ -390,13 +394,13 @@ class FleetSource:
 
     def _swing(self, ordinals: I64) -> F32:
         """Power all GPUs have above their mean at each sample, W, shape (K,)."""
-        lanes = _lanes_at(self._common, ordinals, 1)[:, 0]
+        lanes = lanes_at(self._common, ordinals, 1)[:, 0]
         scale = np.float32(_COMMON_POWER_SD * self.plan.spec.gpu.tdp_w)
         return np.asarray(normal_table().take(lanes, mode="clip") * scale)
 
     def _white(self, ordinals: I64) -> F32:
         """White noise of each sample, shape (K, 3, G): a fixed run of words per executed step."""
-        lanes = _lanes_at(self._noise, ordinals, self._noise_words)[:, : _NOISY * self.gpus]
+        lanes = lanes_at(self._noise, ordinals, self._noise_words)[:, : _NOISY * self.gpus]
         used = lanes.reshape(len(ordinals), _NOISY, self.gpus)
         return normal_table().take(used, mode="clip")
 
@@ -535,18 +539,3 @@ class FleetSource:
         for column in (samples.util_pct, samples.temp_c, samples.memory_gib, samples.power_w):
             column[:, list(lost)] = 0.0
         return replace(samples, lost=lost)
-
-
-def _lanes_at(stream: Stream, ordinals: I64, words: int) -> U16:
-    """Lanes of the `words` words of each of some ascending ordinals, shape (K, 4 words).
-
-    An ordinal may come more than once: several moments of one step, or of one second.
-    """
-    first, count = int(ordinals[0]), len(ordinals)
-    reach = int(ordinals[-1]) - first + 1
-    if reach * words > _REACH_WORDS * count:
-        return np.stack([stream.lanes(e * words, words).ravel() for e in ordinals.tolist()])
-    # Drawing what lies between costs less than moving the stream.
-    lanes = stream.lanes(first * words, reach * words).reshape(reach, 4 * words)
-    is_whole = reach == count and (count < 3 or bool((np.diff(ordinals) == 1).all()))
-    return lanes if is_whole else lanes[ordinals - first]

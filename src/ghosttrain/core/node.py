@@ -1,7 +1,8 @@
 """Node: what a node's own exporter reads at any moments of a run.
 
 The values follow from the phase, the steps and the faults, as everything else; the job's nodes do
-alike but for the air they breathe and the time they booted. Counters count from a node's boot.
+alike but for the air they breathe, the time they booted, and what each is by itself
+(`variety.py`). Counters count from a node's boot.
 
 Shapes: K = moments, ascending; N = nodes of the run.
 """
@@ -24,6 +25,7 @@ from ghosttrain.core.events import Phase
 from ghosttrain.core.laws import host
 from ghosttrain.core.telemetry import TelemetrySource
 from ghosttrain.core.timeline import Span, silent_nodes
+from ghosttrain.core.variety import NodeTrait, Variety
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -69,6 +71,7 @@ class NodeSource:
         self.per_node, self.starts_s = telemetry.per_node, telemetry.starts_s
         self.nodes = -(-telemetry.gpus // self.per_node)
         self.threads = host.threads(self.plan.spec.gpu, self.per_node)
+        self.variety: Variety = telemetry.signals.variety
 
     def at(self, times_s: F64, fields: Sequence[str] | None = None) -> NodeTelemetry:
         """Node metrics at ascending moments; `fields` of NODE_FIELDS, None for all.
@@ -147,7 +150,26 @@ class _Block:
         first, up_s = since.span[every], since.up_s[every]
         return first, self.source.starts_s[first] - up_s
 
-    def counted(self, name: str) -> F64:
+    def trait(self, name: NodeTrait) -> F64:
+        """A trait of the nodes, shape (N,)."""
+        spares = self.source.timeline.spares(self.at.span.attempt)
+        return self.source.variety.node_trait(name, spares)
+
+    @property
+    def up_s(self) -> F64:
+        """Time since each node's boot."""
+        return np.asarray(self.at.time_s[:, None] - self.booted[1])
+
+    def counted(self, name: str, trait: NodeTrait) -> F64:
+        """A counter of what a node does more or less of, by its trait."""
+        return np.asarray(self.by_law(name) * self.trait(trait))
+
+    def management_and(self, name: str) -> F64:
+        """A counter of the management network: what is moved over it is as the job has it."""
+        more = (self.trait("management") - 1) * host.MANAGEMENT_BYTES_PER_S
+        return np.asarray(self.by_law(name) + more * self.up_s)
+
+    def by_law(self, name: str) -> F64:
         """A counter since a node's boot: what it did idle before, and since."""
         source, column = self.source, _Rates._fields.index(name)
         first, booted_s = self.booted
@@ -157,12 +179,14 @@ class _Block:
         return np.asarray(now[:, None] - sums[first] + idle)
 
     def port_bytes(self) -> F64:
-        """Sent, and as much received, by each port of the fabric."""
+        """Sent, and as much received, by the port of the fabric beside each node's first GPU."""
         spans, volume = self.source.counters.spans, self.source.telemetry.signals.volume
         _, steps = spans.inside(self.at)
         sums, before = spans.sums.steps, spans.sums.steps[self.booted[0]]
         done = (sums[self.at.span_index] + steps)[:, None] - before
-        return np.asarray(rounded(done * volume.network_bytes), np.float64)
+        trait = self.source.counters.link_trait(self.at.span, "network")
+        of_port = volume.network_bytes * trait[:: self.source.per_node]
+        return np.asarray(rounded(done * of_port), np.float64)
 
     def same(self, value: float) -> F64:
         """The same of all nodes."""
@@ -177,19 +201,24 @@ class _Block:
     @property
     def idle_s(self) -> F64:
         """Idle time of all threads since the boot."""
-        source, (_, booted_s) = self.source, self.booted
-        up_s = self.at.time_s[:, None] - booted_s
-        busy = sum(self.counted(name) for name in ("user_s", "system_s", "iowait_s"))
-        return np.asarray(source.threads * up_s - busy)
+        busy = sum(self.counted(counter, trait) for counter, trait in _CPU.items())
+        return np.asarray(self.source.threads * self.up_s - busy)
 
     @property
-    def available_bytes(self) -> float:
+    def busy_frac(self) -> F64:
+        """Share of the threads that run something now."""
+        busy = self.busy.user * self.trait("user") + self.busy.system * self.trait("system")
+        return np.repeat(busy[None, :] / self.source.threads, self.shape[0], axis=0)
+
+    @property
+    def available_bytes(self) -> F64:
         """Memory that processes could still get: page cache counts as available."""
         doing, gpus = self.source.counters.spans.fleet.doing(self.at.span), self.source.per_node
         used = float(host.SYSTEM_BYTES) + (host.RANK_BYTES * gpus if host.has_ranks(doing) else 0)
+        own = used * self.trait("memory") * self.source.variety.wander("memory", self.at.time_s)
         if self.at.span.phase is Phase.CHECKPOINT:  # staged in host memory
-            used += self.source.plan.checkpoint_bytes / self.source.nodes
-        return max(0.02, 1 - used / self.total_bytes) * self.total_bytes
+            own += self.source.plan.checkpoint_bytes / self.source.nodes
+        return np.asarray(np.maximum(0.02, 1 - own / self.total_bytes) * self.total_bytes)
 
     @property
     def total_bytes(self) -> float:
@@ -210,7 +239,8 @@ class _Block:
         ends = np.array([span.end_s for span in near])
         felt = _felt(at_s - ends) - _felt(at_s - starts)
         load = np.add.accumulate(felt * np.array(busy), axis=1)[:, -1]
-        return np.repeat(load[:, None], source.nodes, axis=1)
+        own = self.trait("user") * source.variety.wander("load", self.at.time_s)
+        return np.asarray(load[:, None] * own)
 
 
 def _felt(age_s: F64) -> F64:
@@ -222,29 +252,36 @@ def _felt(age_s: F64) -> F64:
 _IDLE = _Rates(
     host.SYSTEM.user, host.SYSTEM.system, 0.0, *(2 * (host.MANAGEMENT_BYTES_PER_S,)), 0.0
 )
+_CPU: Final[Mapping[str, NodeTrait]] = MappingProxyType(
+    {"user_s": "user", "system_s": "system", "iowait_s": "iowait"}
+)
 _Law = Callable[[_Block], Any]
 
 
-def _counted(name: str) -> _Law:
-    return lambda block: block.counted(name)
+def _counted(name: str, trait: NodeTrait) -> _Law:
+    return lambda block: block.counted(name, trait)
+
+
+def _moved(name: str) -> _Law:
+    return lambda block: block.management_and(name)
 
 
 NODE_FIELDS: Final[Mapping[str, _Law]] = MappingProxyType(
     {
         "cpu_threads": lambda b: b.same(b.source.threads),
         "load1": lambda b: b.load1,
-        "cpu_busy_frac": lambda b: b.same((b.busy.user + b.busy.system) / b.source.threads),
-        "cpu_user_s": _counted("user_s"),
-        "cpu_system_s": _counted("system_s"),
-        "cpu_iowait_s": _counted("iowait_s"),
+        "cpu_busy_frac": lambda b: b.busy_frac,
+        "cpu_user_s": _counted("user_s", "user"),
+        "cpu_system_s": _counted("system_s", "system"),
+        "cpu_iowait_s": _counted("iowait_s", "iowait"),
         "cpu_idle_s": lambda b: b.idle_s,
         "memory_total_bytes": lambda b: b.same(b.total_bytes),
-        "memory_available_bytes": lambda b: b.same(b.available_bytes),
+        "memory_available_bytes": lambda b: b.available_bytes,
         "port_tx_bytes": lambda b: b.port_bytes(),
         "port_rx_bytes": lambda b: b.port_bytes(),
-        "network_tx_bytes": _counted("eth_tx"),
-        "network_rx_bytes": _counted("eth_rx"),
-        "disk_written_bytes": _counted("disk"),
+        "network_tx_bytes": _moved("eth_tx"),
+        "network_rx_bytes": _moved("eth_rx"),
+        "disk_written_bytes": _counted("disk", "disk"),
         "boot_time_unix_s": lambda b: np.repeat(
             b.source.plan.spec.start_unix_s + b.booted[1][None, :], b.shape[0], axis=0
         ),

@@ -22,6 +22,7 @@ U16 = NDArray[np.uint16]
 U64 = NDArray[np.uint64]
 
 _LANES = 4  # Philox4x64 yields four words per counter
+_REACH_WORDS = 1000  # words drawn in the time it takes to move a stream to another place
 _SQRT_HALF = float(np.sqrt(0.5))
 
 # Acklam's coefficients, highest power first: the middle (a / b), and beyond _TAIL (c / d).
@@ -150,6 +151,21 @@ class Rows:
             drawn = self._draw(size * chunk, size).reshape(-1, self._width)
             self._chunk = chunk, drawn.tolist()
         return self._chunk[1][inside]
+
+
+def lanes_at(stream: Stream, ordinals: NDArray[np.int64], words: int) -> U16:
+    """Lanes of the `words` words of each of some ascending ordinals, shape (K, 4 words).
+
+    An ordinal may come more than once: several moments of one step, or of one second.
+    """
+    first, count = int(ordinals[0]), len(ordinals)
+    reach = int(ordinals[-1]) - first + 1
+    if reach * words > _REACH_WORDS * count:
+        return np.stack([stream.lanes(e * words, words).ravel() for e in ordinals.tolist()])
+    # Drawing what lies between costs less than moving the stream.
+    lanes = stream.lanes(first * words, reach * words).reshape(reach, 4 * words)
+    is_whole = reach == count and (count < 3 or bool((np.diff(ordinals) == 1).all()))
+    return lanes if is_whole else lanes[ordinals - first]
 
 
 def normal_from_lanes(first: U16, second: U16) -> F64:

@@ -102,7 +102,7 @@ class Run:
         self._pace = pace = pace or pace_clock(plan, seed)
         self._steps = StepSource(plan, timeline, seed, pace)
         self._fleet = FleetSource(plan, timeline, seed, pace)
-        self._signals = SignalSource(plan)
+        self._signals = SignalSource(plan, seed)
         self._telemetry = TelemetrySource(plan, timeline, self._fleet, self._steps, self._signals)
         self._nodes = NodeSource(self._telemetry)
         self._job = JobSource(plan, timeline, self._steps)

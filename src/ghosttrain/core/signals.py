@@ -29,10 +29,12 @@ from ghosttrain.core.laws.thermal import sm_clock_mhz, training_activity
 from ghosttrain.core.laws.volume import step_volume
 from ghosttrain.core.plan import Plan
 from ghosttrain.core.slowdown import Slowdown
+from ghosttrain.core.variety import Variety
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Activity = Literal["sm", "tensor", "dram", "occupancy", "fp32", "fp16"]
+Link = Literal["nvlink", "network"]
 
 # Shares of time in which SMs and memory are active outside of steps. A spinning collective keeps
 # some SMs busy (NCCL takes 8 to 24 of 132, and they only poll); a validation is a forward pass.
@@ -105,8 +107,9 @@ class SignalSource:
     Shapes: K = samples under one condition (of one span), G = GPUs of the run.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, seed: int) -> None:
         self.plan = plan
+        self.variety = Variety(plan, seed)
         self._slowdown = Slowdown(plan)
         gpu, recompute = plan.spec.gpu, plan.layout.recompute
         sm, memory = training_activity(plan.step_time)
@@ -137,17 +140,16 @@ class SignalSource:
     def at(self, samples: FleetSamples, k: int) -> Signals:
         """The signals of sample `k`."""
         one = samples.part(k, k + 1)
-        sm = self.active(one, "sm")
-        tensor = np.minimum(self.active(one, "tensor"), sm)
+        sm, clock = self.active(one, "sm"), self.clock_mhz(one)
+        tensor = np.minimum(self.active(one, "tensor", clock), sm)
         nvlink, network = self.traffic(one)
-        gpus = self.plan.spec.cluster.gpus
         return Signals(
-            self.clock_mhz(one)[0],
+            clock[0],
             sm[0],
             tensor[0],
             self.active(one, "dram")[0],
-            self._answering(one, np.full((1, gpus), nvlink[0], np.float32))[0],
-            self._answering(one, np.full((1, gpus), network[0], np.float32))[0],
+            self.carried(one, "nvlink", nvlink)[0],
+            self.carried(one, "network", network)[0],
             shown_signs(one.conditions[0].signs, float(one.time_s[0])),
         )
 
@@ -169,37 +171,63 @@ class SignalSource:
             clock[:, at] = sm_clock_mhz(gpu, gpu.loaded_idle_w + dynamic_w) / slower
         return self._answering(samples, clock)
 
-    def active(self, samples: FleetSamples, name: Activity) -> F32:
+    def active(self, samples: FleetSamples, name: Activity, clock_mhz: F32 | None = None) -> F32:
         """A share of time or cycles of samples under one condition, 0..1, shape (K, G).
 
         SM activity is never above the share in which any kernel runs; that the tensor cores, the
         other pipes and the occupancy are never above SM activity is the caller's: it has both.
+
+        Args:
+            samples: The samples.
+            name: Which.
+            clock_mhz: Their `clock_mhz`, where the caller has it already.
         """
-        pipe, condition = self._pipes[name], samples.conditions[0]
-        factor = self._factor(samples)
-        share = self._share(pipe, condition, factor).astype(np.float32)
-        out = np.repeat(share[:, None], self.plan.spec.cluster.gpus, axis=1)
-        for effect, extra in self.apart(condition):
-            at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
-            if effect.effect in IDLE_EFFECTS:
-                own = pipe.training * np.minimum(1.0, 1 / factor)
-            elif extra:
-                work = np.minimum(1.0, (1 + extra) / factor)
-                own = np.minimum(pipe.most, pipe.training * work + pipe.waiting * (1 - work))
-            else:
-                continue
-            out[:, at] = own.astype(np.float32)[:, None]
+        pipe = self._pipes[name]
+        out = self._of_all(samples, name, self.variety.of_gpus(samples, name))
+        if name == "tensor" and self._is_computing(samples):
+            # All ranks of a synchronous job do the same work in the same time: at a higher clock
+            # it takes a smaller share of the cycles.
+            clock = self.clock_mhz(samples) if clock_mhz is None else clock_mhz
+            out *= np.float32(self.plan.spec.gpu.sustained_mhz) / np.maximum(clock, np.float32(1))
+        if pipe.training > 0.8 * pipe.most or name == "tensor":
+            np.minimum(out, np.float32(pipe.most), out=out)
         out = self._answering(samples, out)
         if name == "sm":
             np.minimum(out, samples.util_pct / 100, out=out)
         return out
 
+    def _of_all(self, samples: FleetSamples, name: Activity, of_gpus: F32) -> F32:
+        """The law's share (of tensor cores at the sustained clock) times `of_gpus`."""
+        pipe, condition = self._pipes[name], samples.conditions[0]
+        factor = self._factor(samples)
+        out = self._share(pipe, condition, factor).astype(np.float32)[:, None] * of_gpus
+        for effect, extra in self.apart(condition):
+            at = slice(effect.first_gpu, effect.first_gpu + effect.gpus)
+            if effect.effect in IDLE_EFFECTS:
+                own = pipe.training * np.minimum(1.0, 1 / factor)
+            elif extra and name != "tensor":  # of that the clock tells
+                work = np.minimum(1.0, (1 + extra) / factor)
+                own = np.minimum(pipe.most, pipe.training * work + pipe.waiting * (1 - work))
+            else:
+                continue
+            out[:, at] = own.astype(np.float32)[:, None] * of_gpus[:, at]
+        return out
+
+    @staticmethod
+    def _is_computing(samples: FleetSamples) -> bool:
+        return samples.conditions[0].phase in (Phase.TRAINING, Phase.VALIDATION)
+
     def traffic(self, samples: FleetSamples) -> tuple[F64, F64]:
-        """Bytes/s that each GPU sends over NVLink and over the network, shape (K,) each."""
+        """Bytes/s that a GPU sends over NVLink and over the network by the law, (K,) each."""
         step_s = samples.step_time_s
         if samples.conditions[0].phase is not Phase.TRAINING or not step_s[0]:
             return np.zeros(len(step_s)), np.zeros(len(step_s))
         return self.volume.nvlink_bytes / step_s, self.volume.network_bytes / step_s
+
+    def carried(self, samples: FleetSamples, link: Link, bytes_per_s: F64) -> F32:
+        """Bytes/s that each GPU's link carries where the law has `bytes_per_s`, shape (K, G)."""
+        rate = bytes_per_s.astype(np.float32)[:, None] * self.variety.of_gpus(samples, link)
+        return self._answering(samples, rate)
 
     def apart(self, condition: Condition) -> list[tuple[ActiveEffect, float]]:
         """Effects that set GPUs apart in a step, and how much longer kernels take there."""

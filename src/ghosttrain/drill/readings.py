@@ -65,7 +65,7 @@ class Readings:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._signals = SignalSource(run.plan)
+        self._signals = SignalSource(run.plan, run.seed)
         spans = run.timeline.spans
         trained = (span.start_s for span in spans if span.phase is Phase.TRAINING)
         self.training_s = next(trained, 0.0)

@@ -57,20 +57,21 @@ class JsonlWriter:
 
     def __init__(self, started: RunStarted | None = None, from_s: float = 0.0) -> None:
         self._plan: Plan | None = None
+        self._seed = 0
         self._signals: SignalSource | None = None
         self._form: Form | None = None
         self._scratch = Scratch()
         self._started = started
         self._from_s = from_s
 
-    def __getstate__(self) -> tuple[RunStarted | None, float, Plan | None]:
+    def __getstate__(self) -> tuple[RunStarted | None, float, Plan | None, int]:
         """What it is made of; the source of signals has caches that cannot be saved."""
-        return self._started, self._from_s, self._plan
+        return self._started, self._from_s, self._plan, self._seed
 
-    def __setstate__(self, state: tuple[RunStarted | None, float, Plan | None]) -> None:
+    def __setstate__(self, state: tuple[RunStarted | None, float, Plan | None, int]) -> None:
         """Be as saved."""
-        self._started, self._from_s, self._plan = state
-        self._signals = None if self._plan is None else SignalSource(self._plan)
+        self._started, self._from_s, self._plan, self._seed = state
+        self._signals = None if self._plan is None else SignalSource(self._plan, self._seed)
         self._form = None if self._plan is None else form_of(self._plan)
         self._scratch = Scratch()
 
@@ -113,7 +114,8 @@ class JsonlWriter:
         return _line(run_row(started) | {"from_s": self._from_s})
 
     def _begin(self, started: RunStarted) -> None:
-        self._plan, self._signals = started.plan, SignalSource(started.plan)
+        self._plan, self._seed = started.plan, started.seed
+        self._signals = SignalSource(started.plan, started.seed)
         self._form = form_of(started.plan)
 
     def _other(self, event: Event) -> bytes:

@@ -51,6 +51,7 @@ def even_fleet(
         lost,
         np.full(count, 2.47),
         (Condition(Phase.TRAINING, 0.0),) * count,
+        np.arange(step, step + 10 * count, 10),
     )
 
 
@@ -71,8 +72,9 @@ def random_fleet(gpus: int, *, seed: int = 0, count: int = 1, step: int = 410) -
     time_column = 24.7 * np.arange(count, dtype=np.float64)
     step_time = np.full(count, 2.47)
     conditions = (Condition(Phase.TRAINING, 0.0),) * count
+    columns = util, temp, memory, power
     return FleetSamples(
-        step_column, time_column, util, temp, memory, power, lost, step_time, conditions
+        step_column, time_column, *columns, lost, step_time, conditions, step_column
     )
 
 

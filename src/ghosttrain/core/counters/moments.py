@@ -28,7 +28,7 @@ def summed(rows: F64) -> F64:
     return np.concatenate([np.zeros((1, *rows.shape[1:])), np.cumsum(rows, axis=0)])
 
 
-def rounded(values: F64) -> I64:
+def rounded(values: F64 | NDArray[np.float32]) -> I64:
     """Whole numbers, as counters are."""
     out = np.empty(values.shape, np.int64)
     np.rint(values, out=out, casting="unsafe")  # through NumPy's small buffer: no copy between

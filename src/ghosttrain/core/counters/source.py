@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from ghosttrain.core.counters.apart import ApartSums, gpus_of
 from ghosttrain.core.counters.boots import Boots, Since
 from ghosttrain.core.counters.marks import Marks
-from ghosttrain.core.counters.moments import Moments, rounded, same_of_all
+from ghosttrain.core.counters.moments import Moments, rounded
 from ghosttrain.core.counters.spans import POWER_LEVELS, SpanSums, between, training_level
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.laws.telemetry import mean_cut, share_at_limit
 from ghosttrain.core.plan import Plan
-from ghosttrain.core.signals import SignalSource
-from ghosttrain.core.timeline import Timeline
+from ghosttrain.core.signals import Link, SignalSource
+from ghosttrain.core.timeline import Span, Timeline
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -145,19 +145,26 @@ class CounterSource:
     def _bytes(self, at: Moments, sums: F64, which: int) -> I64:
         since, steps = self.spans.inside(at)
         now = self.spans.pcie_bytes(at.span, since, steps)[which]
-        return self._since_boot(at, sums, sums[at.span_index] + np.asarray(now))
+        return self._since_boot(at, "network", sums, sums[at.span_index] + np.asarray(now))
 
     def nvlink_total_kib(self, at: Moments) -> I64:
         """Sent and received: NVML's NVLINK_THROUGHPUT_DATA_TX and _RX count KiB."""
         _, steps = self.spans.inside(at)
         sums, per_step = self.spans.sums.steps, 2 * self.signals.volume.nvlink_bytes / 1024
-        return self._since_boot(at, sums * per_step, (sums[at.span_index] + steps) * per_step)
+        now = (sums[at.span_index] + steps) * per_step
+        return self._since_boot(at, "nvlink", sums * per_step, now)
 
-    def _since_boot(self, at: Moments, sums: F64, now: F64) -> I64:
-        """What all GPUs count alike, less what was before the driver of each was loaded."""
-        if not self.boots.by(at.span.attempt):
-            return same_of_all(rounded(now), self.gpus)
-        return rounded(now[:, None] - sums[self.boots.since(at.span.attempt).span])
+    def _since_boot(self, at: Moments, link: Link, sums: F64, now: F64) -> I64:
+        """What the law counts, times each GPU's trait, since the driver of each was loaded."""
+        total = np.repeat(now[:, None], self.gpus, axis=1)
+        if self.boots.by(at.span.attempt):
+            total -= sums[self.boots.since(at.span.attempt).span]
+        total *= self.link_trait(at.span, link)
+        return rounded(total)
+
+    def link_trait(self, span: Span, link: Link) -> F64:
+        """What each GPU's link carries over what the law has it carry, shape (G,)."""
+        return self.signals.variety.gpu_trait(link, self.timeline.spares(span.attempt))
 
     def _apart_until(self, index: int, begun: Since) -> F64:
         """What effects have added by the start of span `index` since the driver was loaded."""

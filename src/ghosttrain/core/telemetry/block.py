@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain.core.counters import CounterSource, Moments
-from ghosttrain.core.counters.moments import rounded, same_of_all
+from ghosttrain.core.counters.moments import rounded
 from ghosttrain.core.events import FleetSamples, Phase
 from ghosttrain.core.fleet import FleetSource
 from ghosttrain.core.laws.telemetry import (
@@ -95,13 +95,19 @@ class Block:
         return tuple(whole[nodes] for nodes in self.silent)
 
     @cached_property
+    def clock_mhz(self) -> F32:
+        """SM clock before it is rounded."""
+        return self.source.signals.clock_mhz(self.samples)
+
+    @cached_property
     def sm_active(self) -> F32:
         """SM_ACTIVE."""
         return self.source.signals.active(self.samples, "sm")
 
     def within_sm(self, name: Activity) -> F32:
         """Activity of a pipe, which no SM has while it is idle."""
-        column = self.source.signals.active(self.samples, name)
+        clock = self.clock_mhz if name == "tensor" else None
+        column = self.source.signals.active(self.samples, name, clock)
         return np.asarray(np.minimum(column, self.sm_active))
 
     @cached_property
@@ -141,9 +147,16 @@ class Block:
             reasons[:, at] |= np.where(hot, CLOCK_HW_SLOWDOWN | CLOCK_HW_THERMAL, 0)
         return np.asarray(reasons, np.int64)
 
-    def rate(self, per_gpu: F64) -> I64:
-        """A rate that all GPUs have, bytes/s."""
-        return same_of_all(rounded(per_gpu), self.gpus)
+    @cached_property
+    def nvlink_bytes_per_s(self) -> F32:
+        """Sent over NVLink, and as much received."""
+        signals = self.source.signals
+        return signals.carried(self.samples, "nvlink", signals.traffic(self.samples)[0])
+
+    def pcie_bytes_per_s(self, which: int) -> I64:
+        """Sent (0) or received (1) over PCIe: most of it is the network card's."""
+        rate = self.source.counters.spans.pcie_rates(self.at)[which]
+        return rounded(self.source.signals.carried(self.samples, "network", rate))
 
     def constant(self, value: int) -> I64:
         """The same of all GPUs."""

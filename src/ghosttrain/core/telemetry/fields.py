@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ghosttrain.core.counters.moments import rounded
 from ghosttrain.core.laws.telemetry import memory_copy_frac
 from ghosttrain.core.signals import Activity
 from ghosttrain.core.telemetry.block import Block, whole
@@ -40,7 +41,7 @@ FIELDS: Final[Mapping[str, _Law]] = MappingProxyType(
         "power_w": lambda b: b.samples.power_w,
         "power_limit_w": lambda b: b.limit_w,
         "energy_mj": _counter("energy_mj"),
-        "sm_clock_mhz": lambda b: whole(b.source.signals.clock_mhz(b.samples)),
+        "sm_clock_mhz": lambda b: whole(b.clock_mhz),
         "mem_clock_mhz": lambda b: b.constant(b.source.plan.spec.gpu.memory_mhz),
         "clock_event_reasons": lambda b: b.clock_reasons,
         "gpu_util_pct": lambda b: whole(b.samples.util_pct),
@@ -67,17 +68,15 @@ FIELDS: Final[Mapping[str, _Law]] = MappingProxyType(
         "retired_dbe": lambda b: b.constant(0),
         "retired_pending": lambda b: b.constant(0),
         "nvlink_total_kib": _counter("nvlink_total_kib"),
-        "nvlink_total_mb_per_s": lambda b: b.rate(
-            2 * b.source.signals.traffic(b.samples)[0] / 1024e3
-        ),
-        "nvlink_tx_bytes_per_s": lambda b: b.rate(b.source.signals.traffic(b.samples)[0]),
-        "nvlink_rx_bytes_per_s": lambda b: b.rate(b.source.signals.traffic(b.samples)[0]),
+        "nvlink_total_mb_per_s": lambda b: rounded(b.nvlink_bytes_per_s * np.float32(2 / 1024e3)),
+        "nvlink_tx_bytes_per_s": lambda b: rounded(b.nvlink_bytes_per_s),
+        "nvlink_rx_bytes_per_s": lambda b: rounded(b.nvlink_bytes_per_s),
         "nvlink_crc_flit_errors": _sign("nvlink-crc"),
         "nvlink_crc_data_errors": lambda b: b.constant(0),
         "nvlink_replay_errors": lambda b: b.constant(0),
         "nvlink_recovery_errors": lambda b: b.constant(0),
-        "pcie_tx_bytes_per_s": lambda b: b.rate(b.source.counters.spans.pcie_rates(b.at)[0]),
-        "pcie_rx_bytes_per_s": lambda b: b.rate(b.source.counters.spans.pcie_rates(b.at)[1]),
+        "pcie_tx_bytes_per_s": lambda b: b.pcie_bytes_per_s(0),
+        "pcie_rx_bytes_per_s": lambda b: b.pcie_bytes_per_s(1),
         "pcie_tx_bytes": _counter("pcie_tx_bytes"),
         "pcie_rx_bytes": _counter("pcie_rx_bytes"),
         "power_violation_ns": _counter("power_violation_ns"),
