@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from ghosttrain.core.events import FleetSamples, Phase
 from ghosttrain.core.plan import Plan
-from ghosttrain.core.rng import Stream, lanes_at, normal_table
+from ghosttrain.core.rng import Stream, lanes_at, normal_quantile, normal_table
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 
 Spares = tuple[tuple[int, int], ...]  # (node, physical node) of places that spares have taken
@@ -83,7 +84,7 @@ class Variety:
         self.nodes = -(-self.gpus // self.per_node)
         self._in_steps = Stream(seed, "variety.noise")
         self._outside = Stream(seed, "variety.noise.idle")
-        self._words = -(-_USED_LANES * self.gpus // 16) * 4  # of a sample, whole counters
+        self._words = -(-_USED_LANES * self.gpus // 32) * 4  # of a sample, whole counters
         self._node_words = -(-self.nodes // 16) * 4
         self.gpu_trait = lru_cache(maxsize=2 * len(_OF_GPU))(self._draw_gpu_trait)
         self.node_trait = lru_cache(maxsize=2 * len(_OF_NODE))(self._draw_node_trait)
@@ -114,11 +115,12 @@ class Variety:
     def _open_wander(self, name: Wander) -> Stream:
         return Stream(self.seed, f"variety.wander.{name}")
 
-    def _lanes(self, samples: FleetSamples) -> U16:
-        """Lanes of samples, shape (K, lanes, G)."""
+    def _lanes(self, samples: FleetSamples) -> U8:
+        """Lanes of samples, shape (K, lanes, G): eight bits are enough for some tenths."""
         is_in_steps = samples.conditions[0].phase is Phase.TRAINING
         stream = self._in_steps if is_in_steps else self._outside
-        lanes = lanes_at(stream, samples.draw, self._words)[:, : _USED_LANES * self.gpus]
+        drawn = lanes_at(stream, samples.draw, self._words).view(np.uint8)
+        lanes = drawn[:, : _USED_LANES * self.gpus]
         return lanes.reshape(len(lanes), _USED_LANES, self.gpus)
 
     def _draw_gpu_trait(self, name: GpuTrait, spares: Spares) -> F64:
@@ -135,7 +137,7 @@ class Variety:
 class _Noise:
     """Noise of some samples, each lane made once: several fields share one."""
 
-    def __init__(self, lanes: U16) -> None:
+    def __init__(self, lanes: U8) -> None:
         self._lanes = lanes
         self._made: dict[int, F32] = {}
 
@@ -149,7 +151,7 @@ class _Noise:
 @cache
 def _noise_table() -> F32:
     """Factors of a sample, by a lane."""
-    return np.float32(1) + np.float32(_SAMPLE_SD) * normal_table()
+    return (1 + _SAMPLE_SD * normal_quantile((np.arange(256) + 0.5) / 256)).astype(np.float32)
 
 
 def _factors(stream: Stream, nodes: int, width: int, spares: Spares, sd: float) -> F64:

@@ -156,11 +156,10 @@ class CounterSource:
 
     def _since_boot(self, at: Moments, link: Link, sums: F64, now: F64) -> I64:
         """What the law counts, times each GPU's trait, since the driver of each was loaded."""
-        total = np.repeat(now[:, None], self.gpus, axis=1)
-        if self.boots.by(at.span.attempt):
-            total -= sums[self.boots.since(at.span.attempt).span]
-        total *= self.link_trait(at.span, link)
-        return rounded(total)
+        trait = self.link_trait(at.span, link)
+        if not self.boots.by(at.span.attempt):
+            return rounded(now[:, None] * trait)
+        return rounded((now[:, None] - sums[self.boots.since(at.span.attempt).span]) * trait)
 
     def link_trait(self, span: Span, link: Link) -> F64:
         """What each GPU's link carries over what the law has it carry, shape (G,)."""
