@@ -7,12 +7,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ghosttrain.core.events import Phase, StepsCompleted
 from ghosttrain.core.node import NODE_FIELDS
+from ghosttrain.core.run import Run
 from ghosttrain.core.signals import SignalSource
 from tests.core.test_counters import relaunched
 from tests.core.test_telemetry import fault, steady, struck
+
+F64 = NDArray[np.float64]
 
 ACTIVE = ("sm_active_frac", "tensor_active_frac", "dram_active_frac", "sm_occupancy_frac")
 PIPES = (*ACTIVE, "fp32_active_frac")
@@ -21,21 +25,20 @@ NODE_GAUGES = ("load1", "cpu_busy_frac", "memory_available_bytes")
 NODE_COUNTERS = ("cpu_user_s", "cpu_system_s", "disk_written_bytes", "port_tx_bytes")
 
 
-def five_minutes(run, start_s: float | None = None) -> np.ndarray:
+def five_minutes(run: Run) -> F64:
     """Scrapes of a steady stretch, every 15 s."""
-    middle = 0.5 * run.end_s if start_s is None else start_s
-    return middle + 15.0 * np.arange(20)
+    return np.asarray(0.5 * run.end_s + 15.0 * np.arange(20), np.float64)
 
 
-def quiet_span(run) -> np.ndarray:
+def quiet_span(run: Run) -> F64:
     """Just after the start and just before the end of a training span in the middle of a run."""
     spans = [s for s in run.timeline.spans if s.phase is Phase.TRAINING and s.steps > 100]
     span = spans[len(spans) // 2]
     return np.array([span.start_s + 70, span.end_s - 1])
 
 
-def spread(values: np.ndarray) -> np.ndarray:
-    return values.std(axis=-1) / values.mean(axis=-1)
+def spread(values: F64) -> F64:
+    return np.asarray(values.std(axis=-1) / values.mean(axis=-1))
 
 
 @pytest.mark.parametrize("name", [*PIPES, *RATES])
@@ -61,9 +64,9 @@ def test_a_trait_stays_and_noise_does_not():
     """The means of two stretches correlate over the GPUs; of two samples hardly."""
     run = steady()
     first, second = (
-        run.telemetry(run.end_s * share + 10.0 * np.arange(60), ["sm_active_frac"]).columns[
-            "sm_active_frac"
-        ]
+        run.telemetry(
+            np.asarray(run.end_s * share + 10.0 * np.arange(60), np.float64), ["sm_active_frac"]
+        ).columns["sm_active_frac"]
         for share in (0.4, 0.7)
     )
     means = np.corrcoef(first.mean(axis=0), second.mean(axis=0))[0, 1]
