@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import socket
-import subprocess
-import time
-import urllib.parse
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +20,7 @@ from ghosttrain.core.spec import Faults, InjectedFault
 from ghosttrain.exporters.openmetrics import JOB_INSTANCE, Backfill, parted
 from ghosttrain.exporters.writing import Asked
 from tests.exporters.tracking import EVERY_S, exported, put
+from tests.real.prometheus import PrometheusServer, promtool
 from tests.views.renderables.fleets import faulty_run
 
 LINE = re.compile(r'([a-zA-Z_:]\w*)\{((?:\w+="[^"]*",?)+)\} (\S+) (\d+\.\d{3})')
@@ -186,51 +177,12 @@ def blocks_of(folder: Path) -> Path:
     """Blocks that promtool makes of the files."""
     put(whole(), folder)
     for path in sorted((folder / "openmetrics").iterdir()):
-        command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(path), "data"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+        done = promtool("tsdb", "create-blocks-from", "openmetrics", path, folder / "data")
         assert done.returncode == 0, done.stderr
     return folder / "data"
 
 
-@contextmanager
-def prometheus(data: Path) -> Iterator[str]:
-    """A server on these blocks that scrapes nothing; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    config = data.parent / "prometheus.yml"
-    config.write_text("global: {}\n")
-    command = [
-        "prometheus",
-        f"--config.file={config}",
-        f"--storage.tsdb.path={data}",
-        "--storage.tsdb.retention.time=100y",  # the run's date may be long ago
-        f"--web.listen-address={address}",
-        "--log.level=error",
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://{address}/-/ready", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-def queried(address: str, query: str, unix_s: float) -> list[Any]:
-    words = urllib.parse.urlencode({"query": query, "time": unix_s})
-    with urllib.request.urlopen(f"http://{address}/api/v1/query?{words}", timeout=10) as answer:
-        found: list[Any] = json.load(answer)["data"]["result"]
-    return found
-
-
 @pytest.mark.real
-@pytest.mark.skipif(not shutil.which("prometheus"), reason="needs prometheus and promtool")
 def test_a_real_prometheus_answers_with_the_runs_own_values(tmp_path: Path):
     run = crossing_midnight()
     start = run.spec.start_unix_s
@@ -243,22 +195,21 @@ def test_a_real_prometheus_answers_with_the_runs_own_values(tmp_path: Path):
         "energy_mj": "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
         "tensor_active_frac": "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
     }
-    with prometheus(blocks_of(tmp_path)) as address:
+    with PrometheusServer(tmp_path, "global: {}\n", storage=blocks_of(tmp_path)) as server:
         for k, at_s in enumerate(moments.tolist()):
             for field, name in queries.items():
                 # Without what it remembers of a node that is gone.
                 now = f"{name} and timestamp({name}) == {start + at_s}"
-                found = queried(address, now, start + at_s)
+                found = server.query(now, start + at_s)
                 assert len(found) == 16 - 8 * len(block.nodes_down[k])
                 for one in found:
                     gpu = 8 * int(one["metric"]["node"]) + int(one["metric"]["gpu"])
                     exact = float(block.columns[field][k, gpu])
                     assert float(one["value"][1]) == pytest.approx(exact, abs=5e-4, rel=1e-6)
-            (step,) = queried(address, "ghosttrain_step", start + at_s)
+            (step,) = server.query("ghosttrain_step", start + at_s)
             assert float(step["value"][1]) == run.job(at_s).step
-        count = queried(
-            address, "count(count_over_time(DCGM_FI_DEV_GPU_TEMP[1d]))", start + run.end_s
-        )
+        series = "count(count_over_time(DCGM_FI_DEV_GPU_TEMP[1d]))"
+        count = server.query(series, start + run.end_s)
         assert float(count[0]["value"][1]) == 16 + 8  # the node that failed, and its spare
-        faults = queried(address, "sum(increase(ghosttrain_restarts_total[1d]))", start + run.end_s)
+        faults = server.query("sum(increase(ghosttrain_restarts_total[1d]))", start + run.end_s)
         assert float(faults[0]["value"][1]) == pytest.approx(1.0, rel=0.1)

@@ -17,7 +17,10 @@ pytestmark = pytest.mark.real
 
 def runs_in(folder: Path) -> dict[str, dict[str, int]]:
     """For each run the last step of each tag, as TensorBoard's own reader has it."""
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+        event_accumulator as reader,
+    )
+
     found: dict[str, dict[str, int]] = {}
     for path in sorted(folder.rglob("*tfevents*")):
         events = reader.EventAccumulator(str(path.parent))

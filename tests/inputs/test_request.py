@@ -115,7 +115,9 @@ DEPENDENT: list[tuple[dict[str, object], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "dependent"), DEPENDENT, ids=lambda v: str(sorted(v)) if v else "none")
+@pytest.mark.parametrize(
+    ("asked", "dependent"), DEPENDENT, ids=lambda v: str(sorted(v)) if v else "none"
+)
 @settings(max_examples=6)
 @given(seed=SEEDS)
 def test_asking_for_one_field_changes_no_other_choice(seed, asked, dependent):
