@@ -129,6 +129,7 @@ def test_it_ends_after_a_time_with_0(capfd):
         (["--metrics", "defualt"], "did you mean default"),
         (["--metrics", ""], "names none"),
         (["--dcgm-exporter", "2.0.0"], "give a release"),
+        (["--quirks", "sticky"], "there are sticky-xid, lost-vanish"),
         (["--mapping", "docker"], "invalid choice"),
         (["--at", "tomorrow"], "tomorrow"),
         (["--at", "400d"], "the run goes from"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PORT = 9400  # dcgm-exporter's
 METRICS = "default,node"
+QUIRKS = "sticky-xid,lost-vanish"
 # A page is the state of its collection. dcgm-exporter collects every 30 s; here that would be up
 # to 30 s x --speed of run time, and alerts that look back a minute would see two states.
 COLLECT_INTERVAL_S = 1.0
@@ -108,6 +109,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose labels to write (default: 4.5.3-4.8.2; later ones say hostname for Hostname)",
     )
     what.add_argument(
+        "--quirks",
+        metavar="NAME,...",
+        default=QUIRKS,
+        help="sticky-xid: the last Xid stays until the driver is loaded anew (without: for a"
+        " minute); lost-vanish: a GPU that is lost has no lines (without: its last values stay);"
+        f" none (default: {QUIRKS}, as dcgm-exporter)",
+    )
+    what.add_argument(
         "--mapping",
         choices=("none", "kubernetes", "slurm"),
         default="none",
@@ -172,16 +181,18 @@ def collector_of(args: argparse.Namespace) -> Collector:
         chosen_metrics,
         known_metrics,
     )
+    from ghosttrain.exporters.prometheus.quirks import quirks_of
     from ghosttrain.serve.collection import Collector
     from ghosttrain.serve.control import moment
     from ghosttrain.serve.live import LiveRun
 
     metrics = chosen_metrics(args.metrics, known_metrics())
     dialect = Dialect.of(args.dcgm_exporter or RELEASED, args.mapping)
+    quirks = quirks_of(args.quirks)
     live = LiveRun(a_run(args, args.seed), speed=args.speed, next_run=following(args))
     if args.at:
         live.seek(moment(live, args.at))
-    return Collector(live, metrics, dialect, interval_s=args.collect_interval)
+    return Collector(live, metrics, dialect, interval_s=args.collect_interval, quirks=quirks)
 
 
 def a_run(args: argparse.Namespace, seed: int) -> Run:

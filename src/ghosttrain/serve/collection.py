@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ghosttrain.exporters.prometheus.page import Moment, Pages, moment_of
+from ghosttrain.exporters.prometheus.quirks import USUAL, Quirks
 
 if TYPE_CHECKING:
     from ghosttrain.catalog import Metric
@@ -71,11 +72,12 @@ class Collector:
         dialect: Dialect,
         *,
         interval_s: float = 1.0,
+        quirks: Quirks = USUAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.live = live
         self._metrics, self._dialect = tuple(metrics), dialect
-        self._interval_s, self._clock = interval_s, clock
+        self._interval_s, self._quirks, self._clock = interval_s, quirks, clock
         self._lock = threading.RLock()
         self._pages = Pages(live.run, metrics, dialect)
         self._last: Collection | None = None
@@ -94,7 +96,8 @@ class Collector:
             if last is None or now - last.wall_s >= self._interval_s:
                 playing = self.live.move()
                 run = self.live.run
-                last = Collection(run, moment_of(run, self._metrics, playing), now)
+                moment = moment_of(run, self._metrics, playing, self._quirks)
+                last = Collection(run, moment, now)
                 self._last = last
             return last
 

@@ -12,6 +12,7 @@ from ghosttrain.exporters.prometheus.dcgm import Dialect
 from ghosttrain.exporters.prometheus.gpu_page import GpuPages
 from ghosttrain.exporters.prometheus.job import Playing, families, info, written
 from ghosttrain.exporters.prometheus.node_page import NodePages
+from ghosttrain.exporters.prometheus.quirks import USUAL, Quirks, quirky_telemetry
 
 if TYPE_CHECKING:
     from ghosttrain.catalog import Metric
@@ -46,13 +47,14 @@ class Moment:
         return self.telemetry.nodes_down[0]
 
 
-def moment_of(run: Run, metrics: Sequence[Metric], playing: Playing) -> Moment:
+def moment_of(
+    run: Run, metrics: Sequence[Metric], playing: Playing, quirks: Quirks = USUAL
+) -> Moment:
     """The state of `run` at `playing.time_s`, as far as `metrics` need it."""
-    at = np.array([playing.time_s])
     of_nodes, of_gpus = parted(metrics)
     return Moment(
-        run.telemetry(at, _fields(of_gpus)),
-        run.nodes(at, _fields(of_nodes)),
+        quirky_telemetry(run, playing.time_s, _fields(of_gpus), quirks),
+        run.nodes(np.array([playing.time_s]), _fields(of_nodes)),
         run.job(playing.time_s),
         playing,
     )
