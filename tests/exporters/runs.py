@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 from ghosttrain import catalog
 from ghosttrain.core.events import IncidentLabelled, RunFinished, RunStarted, Summary
 from ghosttrain.core.plan import plan
 from ghosttrain.core.run import Run, simulate
-from ghosttrain.core.spec import ParallelRequest, Recipe, RunSpec
+from ghosttrain.core.spec import Faults, InjectedFault, ParallelRequest, Recipe, RunSpec
 from ghosttrain.inputs.request import Request, resolve
 
 END_S = 10_000.0
@@ -26,6 +27,16 @@ def small_spec() -> RunSpec:
         Recipe(8192, 64, 1, 60, warmup_steps=12),
         ParallelRequest(sharding="fsdp"),
     )
+
+
+@cache
+def run_with(*names_and_times: tuple[str, float, int]) -> Run:
+    """The small run with faults: kind, moment, GPU."""
+    faults = tuple(
+        InjectedFault(catalog.fault_kind(name), at_s=at_s, gpu=gpu)
+        for name, at_s, gpu in names_and_times
+    )
+    return simulate(replace(small_spec(), faults=Faults(injected=faults)), 7)
 
 
 def real_run(*, steps: int = 400, faults: str = "none", gpus: int = 16, seed: int = 3) -> Run:

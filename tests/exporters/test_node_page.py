@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from ghosttrain import catalog
 from ghosttrain.exporters.prometheus.node_page import NodePages, go_float
 from tests.exporters.pages import small_run
-from tests.serve.servers import run_with
+from tests.exporters.runs import run_with
 
 
 def page(run=None, *, at_s: float = 180.0, **how) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from ghosttrain import catalog
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.run import Run, simulate
-from ghosttrain.core.spec import Faults, InjectedFault
 from ghosttrain.exporters.prometheus.quirks import (
     USUAL,
     XID_SHOWN_S,
@@ -18,15 +14,14 @@ from ghosttrain.exporters.prometheus.quirks import (
     quirks_of,
     quirky_telemetry,
 )
-from tests.exporters.runs import small_spec
+from tests.exporters.runs import run_with, small_spec
 
 FIELDS = ("xid", "power_w", "gpu_temp_c", "energy_mj")
 GPU = 9
 
 
 def struck_by(kind: str) -> Run:
-    fault = InjectedFault(catalog.fault_kind(kind), at_s=200.0, gpu=GPU)
-    return simulate(replace(small_spec(), faults=Faults(injected=(fault,))), 7)
+    return run_with((kind, 200.0, GPU))
 
 
 @pytest.mark.parametrize(

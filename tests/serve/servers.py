@@ -11,21 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from ghosttrain import catalog
-from ghosttrain.core.run import Run, simulate
-from ghosttrain.core.spec import Faults, InjectedFault
+from ghosttrain.core.run import Run
 from ghosttrain.exporters.prometheus.dcgm import Dialect, chosen_metrics, known_metrics
 from ghosttrain.serve.app import Faces
 from ghosttrain.serve.collection import Collector
 from ghosttrain.serve.live import LiveRun
 from ghosttrain.serve.server import Server, listen
-from tests.exporters.runs import small_spec
+from tests.exporters.runs import run_with
 from tests.terminal import ROOT
 
 JSON = {"Content-Type": "application/json"}
@@ -42,15 +39,6 @@ class Clock:
 
     def pass_(self, wall_s: float) -> None:
         self.now += wall_s
-
-
-@cache
-def run_with(*names_and_times: tuple[str, float, int]) -> Run:
-    faults = tuple(
-        InjectedFault(catalog.fault_kind(name), at_s=at_s, gpu=gpu)
-        for name, at_s, gpu in names_and_times
-    )
-    return simulate(replace(small_spec(), faults=Faults(injected=faults)), 7)
 
 
 @dataclass

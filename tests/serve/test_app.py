@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 
 from ghosttrain.exporters.prometheus.job import Playing
 from ghosttrain.serve.collection import Wanted
-from tests.serve.servers import JSON, Serving, raw, run_with, serving
+from tests.exporters.runs import run_with
+from tests.serve.servers import JSON, Serving, raw, serving
 
 GPU_OFF_S = 200.0
 

@@ -14,7 +14,8 @@ from ghosttrain.serve.control import (
     read_orders,
 )
 from ghosttrain.serve.live import LiveRun
-from tests.serve.servers import JSON, Clock, run_with, serving
+from tests.exporters.runs import run_with
+from tests.serve.servers import JSON, Clock, serving
 
 TOKEN = "a-long-enough-token"
 LOOPBACK = {"host": "127.0.0.1:9400", "content-type": "application/json"}

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.exporters.runs import run_with
 from tests.exporters.test_gpu_page import PUBLISHED
 from tests.real.prometheus import PrometheusServer, promtool
-from tests.serve.servers import run_with, serving
+from tests.serve.servers import serving
 
 pytestmark = pytest.mark.real
 

@@ -12,8 +12,8 @@ from ghosttrain.core.errors import InputFileError, SpecError, WorldError
 from ghosttrain.testing import Alert, RunServer, serving
 from ghosttrain.testing.alerts import Scrapes, scraped
 from ghosttrain.testing.server import METRICS, _chosen
+from tests.exporters.runs import run_with
 from tests.real.prometheus import program
-from tests.serve.servers import run_with
 from tests.terminal import ROOT
 
 LOST = """\

@@ -10,8 +10,8 @@ import pytest
 from ghosttrain.core.errors import SpecError
 from ghosttrain.core.run import simulate
 from ghosttrain.testing import RunServer, serving
+from tests.exporters.runs import run_with
 from tests.real.prometheus import PrometheusServer, promtool
-from tests.serve.servers import run_with
 
 BEFORE_MIDNIGHT = 1767225600 + 86400 - 60  # a minute into the run it is another day
 TEMPERATURE = re.compile(

@@ -20,8 +20,7 @@ from ghosttrain.core.run import simulate
 from ghosttrain.core.spec import Faults
 from ghosttrain.inputs.request import Request, resolve
 from ghosttrain.testing import RunServer, serving
-from tests.exporters.runs import small_spec
-from tests.serve.servers import run_with
+from tests.exporters.runs import run_with, small_spec
 
 # gpu-off-bus takes GPU 9 away at 200 s; the run is not over before it is mended.
 FAULT = "gpu-off-bus@100s:9"

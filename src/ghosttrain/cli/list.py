@@ -68,14 +68,13 @@ def kind_of(text: str) -> str:
     Raises:
         SpecError: If there is no such kind; the message lists what there is.
     """
-    from ghosttrain.cli.main import nearest
-    from ghosttrain.core.errors import SpecError
+    from ghosttrain.core.errors import SpecError, nearest
 
     folded = text.strip().casefold()
     for kind in (folded, f"{folded}s"):
         if kind in KINDS:
             return kind
-    near = nearest(folded[:50], list(KINDS))
+    near = nearest(folded[:50], KINDS)
     hint = f"did you mean {near}? " if near else ""
     raise SpecError(f"unknown kind {text!r}: {hint}there are {', '.join(KINDS)}")
 

@@ -172,7 +172,9 @@ def parse(parser: Parser, words: list[str]) -> argparse.Namespace:
         if not options:
             parser.error(f"one SPEC is enough, {unknown[0]!r} is one too many")
         option = options[0].partition("=")[0]
-        near = nearest(option, list(parser.options()))
+        from ghosttrain.core.errors import nearest
+
+        near = nearest(option, parser.options())
         hint = f"did you mean {near}?" if near else f"see `{parser.prog} --help`"
         parser.error(f"unknown option {option}: {hint}")
     return args
@@ -187,19 +189,12 @@ def command_of(words: list[str]) -> tuple[str, list[str]]:
     first = words[at] if at < len(words) else ""
     if first in COMMANDS:
         return first, words[:at] + words[at + 1 :]
-    slip = first.isalpha() and not os.path.exists(first)  # noqa: PTH110 - pathlib costs 5 ms
-    if slip and (near := nearest(first, list(COMMANDS))):
-        from ghosttrain.core.errors import RequestError
+    if first.isalpha() and not os.path.exists(first):  # noqa: PTH110 - pathlib costs 5 ms
+        from ghosttrain.core.errors import RequestError, nearest
 
-        raise RequestError(f"unknown command {first!r}: did you mean {near}?")
+        if near := nearest(first, COMMANDS):
+            raise RequestError(f"unknown command {first!r}: did you mean {near}?")
     return "run", words
-
-
-def nearest(word: str, known: list[str]) -> str | None:
-    """The one of `known` that `word` was probably meant to be."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
 
 
 def overview() -> str:

@@ -11,7 +11,7 @@ GhosttrainError
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class GhosttrainError(Exception):
@@ -68,6 +68,13 @@ def _nearest(name: str, spellings: list[str]) -> str | None:
             return begun[0]
     similar = difflib.get_close_matches(name, spellings, n=1, cutoff=0.5)
     return similar[0] if similar else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` was probably meant to be."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
 class InputFileError(RequestError):

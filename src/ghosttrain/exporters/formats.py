@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ghosttrain.core.errors import RequestError, SpecError
+from ghosttrain.core.errors import RequestError, SpecError, nearest
 from ghosttrain.exporters.looking_back import look_back
 from ghosttrain.exporters.writing import Asked, Exporter, LogWriter, OneFile
 
@@ -280,7 +280,5 @@ def log_named(text: str) -> str:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    import difflib
-
-    near = next(iter(difflib.get_close_matches(name[:50], list(known), n=1, cutoff=0.6)), None)
+    near = nearest(name[:50], known)
     return (f"did you mean {near}? " if near else "") + f"there are {', '.join(known)}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ghosttrain import catalog
-from ghosttrain.core.errors import SpecError
+from ghosttrain.core.errors import SpecError, nearest
 from ghosttrain.core.telemetry import FIELDS
 
 # What a GPU's cell in the show has, too: how busy, how warm, how hungry, how full it is.
@@ -53,8 +52,8 @@ def metrics_of(text: str) -> tuple[str, ...]:
     for word in filter(None, (part.strip() for part in text.split(","))):
         name = dcgm.get(word.casefold(), word.casefold())
         if name not in FIELDS:
-            near = difflib.get_close_matches(word.casefold(), [*FIELDS, *dcgm], n=1)
-            hint = f"did you mean {near[0]}?" if near else "`ghosttrain list metrics` has them"
+            near = nearest(word.casefold(), [*FIELDS, *dcgm])
+            hint = f"did you mean {near}?" if near else "`ghosttrain list metrics` has them"
             raise SpecError(f"--metrics: unknown metric {word!r}: {hint}")
         chosen.append(name)
     if not chosen:

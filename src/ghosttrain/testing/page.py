@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ghosttrain.core.errors import SpecError
+from ghosttrain.core.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -67,8 +67,6 @@ class Page:
                     yield one
 
     def _not_one(self, name: str, labels: dict[str, str | int], found: list[Sample]) -> str:
-        import difflib
-
         asked = name + (f" with {labels}" if labels else "")
         if found:
             several = "; ".join(str(one.labels) for one in found[:_SHOWN])
@@ -79,8 +77,8 @@ class Page:
         if name in known:
             there = "; ".join(str(one.labels) for one in self.samples(name)[:_SHOWN])
             return f"{asked}: no such sample; there are {there}"
-        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-        hint = f": did you mean {near[0]}?" if near else ""
+        near = nearest(name, sorted(known))
+        hint = f": did you mean {near}?" if near else ""
         return f"no series is called {name!r}{hint}"
 
 

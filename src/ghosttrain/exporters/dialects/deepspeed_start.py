@@ -21,7 +21,7 @@ from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import Habits
 from ghosttrain.exporters.dialects.megatron_memory import paged_mib
 from ghosttrain.exporters.dialects.megatron_model import padded_vocab, rank_parameters
-from ghosttrain.exporters.dialects.megatron_words import timers_lines
+from ghosttrain.exporters.dialects.megatron_words import samples_wanted, targets_lines, timers_lines
 
 LOG_DIST = "logging.py:107:log_dist"
 CHECKPOINT_ENGINE = "torch_checkpoint_engine.py"
@@ -347,19 +347,14 @@ class StartUp:
 
     def _data(self, launch: Moments) -> list[str]:
         recipe, dates, habits = self._plan.spec.recipe, self._dates, self._habits
-        batch = recipe.global_batch_size
-        wanted = recipe.total_steps * batch
-        validations = recipe.total_steps // habits.eval_interval + 1
-        validated = validations * habits.eval_iters * batch
+        wanted = samples_wanted(
+            recipe, eval_interval=habits.eval_interval, eval_iters=habits.eval_iters
+        )
         built_ms = 1000 * (launch.training_s - launch.model_s)
         model_ms = 1000 * (launch.model_s - launch.network_s)
         now = dates.second(launch.training_s)
         return [
-            "> building train, validation, and test datasets ...",
-            " > datasets target sizes (minimum size):",
-            f"    train:      {wanted}",
-            f"    validation: {validated}",
-            f"    test:       {habits.eval_iters * batch}",
+            *targets_lines(wanted),
             "> building train, validation, and test datasets for GPT ...",
             " > building dataset index ...",
             "    reading sizes...",
@@ -368,8 +363,8 @@ class StartUp:
             "    creating numpy buffer of mmap...",
             "    creating memory view of numpy buffer...",
             f" > finished creating indexed dataset in {0.002 + built_ms / 1e7:4f} seconds",
-            *self._index("train", wanted, recipe.epochs, built_ms),
-            *self._index("valid", validated, 1, built_ms),
+            *self._index("train", wanted[0], recipe.epochs, built_ms),
+            *self._index("valid", wanted[1], 1, built_ms),
             "> finished creating GPT datasets ...",
             f"[after dataloaders are built] datetime: {now} ",
             "done with setup ...",

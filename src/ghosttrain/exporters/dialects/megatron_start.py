@@ -18,7 +18,7 @@ from ghosttrain.exporters.dialects.dates import Dates
 from ghosttrain.exporters.dialects.launches import Moments
 from ghosttrain.exporters.dialects.megatron_arguments import Habits
 from ghosttrain.exporters.dialects.megatron_model import padded_vocab, rank_parameters
-from ghosttrain.exporters.dialects.megatron_words import timers_lines
+from ghosttrain.exporters.dialects.megatron_words import samples_wanted, targets_lines, timers_lines
 
 _SPLITS = ("train", "valid")  # the split 99,1,0 has no third
 
@@ -218,24 +218,19 @@ class StartUp:
         return [f"{logger} > using checkpoint value {value} for {name}" for value, name in values]
 
     def _data(self, launch: Moments) -> list[str]:
-        recipe, dates = self._plan.spec.recipe, self._dates
-        batch, habits = recipe.global_batch_size, self._habits
-        wanted = recipe.total_steps * batch
-        validations = recipe.total_steps // habits.eval_interval + 1
-        validated = validations * habits.eval_iters * batch
+        recipe, dates, habits = self._plan.spec.recipe, self._dates, self._habits
+        wanted = samples_wanted(
+            recipe, eval_interval=habits.eval_interval, eval_iters=habits.eval_iters
+        )
         built_ms = 1000 * (launch.training_s - launch.model_s)
         model_ms = 1000 * (launch.model_s - launch.network_s)
         now = dates.micro(launch.training_s)
         return [
-            "> building train, validation, and test datasets ...",
-            " > datasets target sizes (minimum size):",
-            f"    train:      {wanted}",
-            f"    validation: {validated}",
-            f"    test:       {habits.eval_iters * batch}",
+            *targets_lines(wanted),
             "INFO:megatron.core.datasets.blended_megatron_dataset_config:Let split_matrix = "
             "[(0, 0.99), (0.99, 1.0), None]",
             "> building train, validation, and test datasets for GPT ...",
-            *self._indices(launch, (wanted, validated)),
+            *self._indices(launch, wanted[:2]),
             "> finished creating GPT datasets ...",
             f"[after dataloaders are built] datetime: {now} ",
             "done with setup ...",

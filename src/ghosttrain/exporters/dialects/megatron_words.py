@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ghosttrain.core.events import ValidationCompleted
+from ghosttrain.core.spec import Recipe
 
 _TIMER_WIDTH = 48  # name and dots
 _LARGEST_EXPONENT = 20.0  # of a perplexity
@@ -25,6 +26,24 @@ def timers_lines(
             f"    {(name + ' ').ljust(_TIMER_WIDTH, '.')}: ({least:.2f}, {most:.2f})"
             for name, least, most in timers
         ),
+    ]
+
+
+def samples_wanted(recipe: Recipe, *, eval_interval: int, eval_iters: int) -> tuple[int, int, int]:
+    """How many samples training, all validations and the test have to have."""
+    batch, validations = recipe.global_batch_size, recipe.total_steps // eval_interval + 1
+    return recipe.total_steps * batch, validations * eval_iters * batch, eval_iters * batch
+
+
+def targets_lines(wanted: tuple[int, int, int]) -> list[str]:
+    """How the report on the data sets begins."""
+    train, validation, test = wanted
+    return [
+        "> building train, validation, and test datasets ...",
+        " > datasets target sizes (minimum size):",
+        f"    train:      {train}",
+        f"    validation: {validation}",
+        f"    test:       {test}",
     ]
 
 

@@ -26,6 +26,7 @@ from ghosttrain.exporters.dialects.megatron_model import (
     padded_vocab,
     rank_parameters,
 )
+from ghosttrain.exporters.dialects.megatron_words import samples_wanted
 
 _OWN = "nemo_logging"  # NeMo's own logger stands in for the module that speaks
 _OWN_INFO, _OWN_WARNING = f"{_OWN}:393", f"{_OWN}:405"
@@ -162,16 +163,17 @@ class StartUp:
     def _data(self, now: float) -> list[str]:
         """Indices made before the run; samples that are wanted of each split."""
         recipe, name = self._plan.spec.recipe, self._plan.spec.dataset.name
-        batch = recipe.global_batch_size
-        validations = recipe.total_steps // self._habits.eval_interval + 1
-        validated = validations * self._habits.eval_iters * batch
+        habits = self._habits
+        train, validation, _ = samples_wanted(
+            recipe, eval_interval=habits.eval_interval, eval_iters=habits.eval_iters
+        )
         texts = [
             f"Load the _IndexReader from data/{name}_text_document.idx",
             "\tExtract the sequence lengths",
             "\tExtract the sequence pointers",
             "\tExtract the document indices",
         ]
-        for split, samples in (("train", recipe.total_steps * batch), ("valid", validated)):
+        for split, samples in (("train", train), ("valid", validation)):
             key = f"{name}/{split}/{recipe.seq_len}/{samples}"
             prefix = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
             files = f"{prefix}-GPTDataset-{split}"

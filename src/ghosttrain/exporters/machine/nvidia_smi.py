@@ -7,6 +7,7 @@ node that is down writes nothing; a spare that takes its place has files of its 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _HEADER_EVERY = 20  # rows: dmon repeats its header about as often
 
 
-class HostLogs:
+class HostFiles:
     """Files of hosts, made of telemetry alone.
 
     Attributes:
@@ -55,6 +56,18 @@ class HostLogs:
         """Nothing: events say nothing of this."""
         return ()
 
+    def close(self) -> Iterable[Chunk]:
+        """Nothing: every line has been given."""
+        return ()
+
+    def _file(self, node: int, attempt: int) -> str:
+        machine = dict(self.run.timeline.spares(attempt)).get(node, node)
+        return self.pattern.format(host=host_name(self.run.spec.cluster, machine))
+
+
+class HostLogs(HostFiles, ABC):
+    """Files that grow by some rows at each moment."""
+
     def sample(self, block: Telemetry) -> Iterable[Chunk]:
         """The lines of all moments of the block, by file."""
         lines: dict[str, list[str]] = {}
@@ -71,21 +84,13 @@ class HostLogs:
         for file, written in lines.items():
             yield file, "".join(f"{line}\n" for line in written).encode()
 
-    def close(self) -> Iterable[Chunk]:
-        """Nothing: every line has been given."""
-        return ()
-
-    def _file(self, node: int, attempt: int) -> str:
-        machine = dict(self.run.timeline.spares(attempt)).get(node, node)
-        return self.pattern.format(host=host_name(self.run.spec.cluster, machine))
-
+    @abstractmethod
     def _rows(self, block: Telemetry, moment: int) -> list[str]:
         """A row for each of the ranks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _head(self, file: str, rows: int) -> Iterator[str]:
         """What stands before so many rows of a moment in a file."""
-        raise NotImplementedError
 
 
 class QueryLogs(HostLogs):

@@ -16,7 +16,7 @@ from ghosttrain.core.events import Phase
 from ghosttrain.core.identity import pci_bus_id, process_id
 from ghosttrain.core.messages.writer import PYTHON
 from ghosttrain.exporters.machine.nccl_rank import cuda_version
-from ghosttrain.exporters.machine.nvidia_smi import HostLogs
+from ghosttrain.exporters.machine.nvidia_smi import HostFiles
 from ghosttrain.exporters.machine.smi_rows import has_ecc
 from ghosttrain.exporters.writing import Asked, Chunk
 
@@ -45,7 +45,7 @@ _CONTEXT_MIB = 512  # of what is in use, not the process's: driver and firmware,
 _WITH_MIG = ("Ampere", "Hopper", "Blackwell")
 
 
-class Tables(HostLogs):
+class Tables(HostFiles):
     """One table a host."""
 
     fields = (

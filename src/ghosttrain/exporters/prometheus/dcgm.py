@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ghosttrain.core.errors import SpecError
+from ghosttrain.core.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     from ghosttrain.catalog import Metric
@@ -187,9 +187,7 @@ def chosen_metrics(words: str, rows: Sequence[Metric]) -> tuple[Metric, ...]:
 
 
 def _unknown(word: str, known: Sequence[str]) -> str:
-    import difflib
-
     folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold()[:80], list(folded), n=1, cutoff=0.6)
-    hint = f"did you mean {folded[near[0]]}?" if near else "see `ghosttrain list metrics`"
+    near = nearest(word.casefold()[:80], folded)
+    hint = f"did you mean {folded[near]}?" if near else "see `ghosttrain list metrics`"
     return f"unknown metric {word[:80]!r}: {hint}"
